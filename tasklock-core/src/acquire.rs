@@ -1,0 +1,325 @@
+//! From a key to a guard: one attempt at once, then waiting, however often the store or the caller gives out.
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use crate::{
+    Applied, Attempt, BackendError, Busy, Claim, Grant, Guard, Holder, Intent, Key, LockError, Mono, Nonce, Observed,
+    Request, Wait, Wake, WakeBy, current,
+    lease::{self, Hold},
+    lock::{BoxFuture, StepResult},
+    options::Options,
+    queue::{Place, Seen},
+    release,
+    retry::RetryPolicy,
+    runtime::InRuntime,
+    shared::{Core, Shared},
+};
+
+/// When to ask again if neither the store nor the attempt says.
+const FALLBACK: Duration = Duration::from_secs(30);
+/// How often a failing store is asked by a call that is not to wait.
+const TRY_ATTEMPTS: u32 = 3;
+const ERROR_PAUSES: RetryPolicy = RetryPolicy::exponential(Duration::from_millis(20), Duration::from_secs(1));
+
+/// Acquires `key`.
+pub(crate) async fn acquire(core: &Arc<Core>, key: Key, options: &Options) -> Result<Guard, LockError> {
+    match at_once(core, key, options)? {
+        AtOnce::Granted(guard) => Ok(guard),
+        AtOnce::Not(pursuit) => InRuntime::new(&core.shared.runtime, pursuit.run(options)).await,
+    }
+}
+
+enum AtOnce {
+    Granted(Guard),
+    Not(Box<Pursuit>),
+}
+
+/// What can be done without waiting for anything; on a backend in memory, nearly always all of it.
+fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, LockError> {
+    let shared = &core.shared;
+    shared.check_open()?;
+    let intent = if options.wait == Wait::Try { Intent::Try } else { Intent::Wait };
+    if intent != Intent::Try && current::would_wait_for_itself(shared, &key) {
+        return Err(LockError::WouldDeadlock { key });
+    }
+    let place = Place::take(shared, &key);
+    let now = shared.clock.now();
+    let request = Request::new(key, Nonce::fresh(), options.ttl, intent, options.owner.clone(), now);
+    let may_ask = place.as_ref().is_none_or(Place::is_in_front);
+    let answer = if may_ask { shared.backend.try_acquire_now(&request) } else { None };
+    if let Some(Ok(Attempt::Granted(grant))) = &answer {
+        if let Some(guard) = accept(core, &request, false, grant, now, now, options) {
+            return Ok(AtOnce::Granted(guard));
+        }
+    }
+    let asked = answer.is_some();
+    Ok(AtOnce::Not(Box::new(Pursuit {
+        seen: place.as_ref().map_or_else(Seen::default, |place| place.seen.clone()),
+        core: core.clone(),
+        place,
+        started: now,
+        answer,
+        asked,
+        attempt: 0,
+        unsettled: false,
+        call: None,
+        request,
+    })))
+}
+
+/// A guard for a grant, sent for at `sent`; none if its time is over already.
+fn accept(
+    core: &Arc<Core>,
+    request: &Request,
+    unsettled: bool,
+    grant: &Grant,
+    sent: Mono,
+    started: Mono,
+    options: &Options,
+) -> Option<Guard> {
+    let shared = &core.shared;
+    let deadline = lease::deadline(request.ttl, sent, grant.validity);
+    // Asked at once and granted at once, the time is still that of the sending.
+    let now = if sent == started { sent } else { shared.clock.now() };
+    if deadline <= now {
+        return None;
+    }
+    let claim = Claim { token: grant.token, unsettled, ..Claim::of(request) };
+    let guard = core.guard(Hold::new(claim, options, shared.clock, now, deadline), grant.confirm, now);
+    let waited = now.since(started);
+    if tracing::enabled!(target: "tasklock", tracing::Level::DEBUG) {
+        let (key, backend, token) = (shared.shown(&request.key), shared.backend_name(), guard.fencing_token().get());
+        tracing::debug!(target: "tasklock", %key, backend, token, ?waited, "acquired");
+    }
+    shared.observe(|| Observed::Acquired { key: &request.key, waited, token: guard.fencing_token() });
+    Some(guard)
+}
+
+/// An acquisition that was not granted at once. Dropped, it leaves nothing at the store.
+struct Pursuit {
+    core: Arc<Core>,
+    place: Option<Place>,
+    request: Request,
+    started: Mono,
+    /// The answer to an attempt already made.
+    answer: Option<StepResult<Attempt>>,
+    /// Whether this nonce was ever sent.
+    asked: bool,
+    attempt: u32,
+    /// Whether an attempt of this nonce may reach the store yet.
+    unsettled: bool,
+    call: Option<BoxFuture<'static, StepResult<Attempt>>>,
+    seen: Seen,
+}
+
+impl Pursuit {
+    async fn run(mut self: Box<Self>, options: &Options) -> Result<Guard, LockError> {
+        let (shared, key, started) = (self.core.shared.clone(), self.request.key.clone(), self.started);
+        let seen = self.seen.clone();
+        let mut signal = shared.signal.subscribe();
+        let give_up = if let Wait::For(wait) = options.wait { started.after(wait) } else { Mono::NEVER };
+        let outcome = tokio::select! {
+            biased;
+            () = async { drop(signal.wait_for(|signal| signal.closed).await) } => Err(LockError::ShutDown),
+            outcome = self.pursue(options) => outcome,
+            () = shared.clock.sleep_until(give_up) => Err(timeout(&key, shared.clock.now().since(started), &seen)),
+            never = warn(&shared, &key, started, &seen, options.warn_after) => match never {},
+        };
+        if let Err(LockError::Timeout { waited, .. }) = &outcome {
+            shared.observe(|| Observed::TimedOut { key: &key, waited: *waited });
+        }
+        outcome
+    }
+
+    async fn pursue(&mut self, options: &Options) -> Result<Guard, LockError> {
+        let shared = self.core.shared.clone();
+        let clock = shared.clock;
+        let mut signal = shared.signal.subscribe();
+        let mut pauses = options.retry.start();
+        let mut error_pauses = ERROR_PAUSES.start();
+        let mut failing: Option<(Mono, u32)> = None;
+        self.take_turn(options).await?;
+        let mut wake = None;
+        loop {
+            let mut sent = self.started;
+            let answer = match (wake.take(), self.answer.take()) {
+                (Some(granted), _) => {
+                    sent = clock.now();
+                    Ok(Attempt::Granted(granted))
+                }
+                (None, Some(answer)) => answer,
+                (None, None) => {
+                    sent = clock.now();
+                    self.ask(options.patience).await
+                }
+            };
+            let again_at = match answer {
+                Ok(Attempt::Granted(grant)) => match self.accept(&grant, sent, options) {
+                    Some(guard) => return Ok(guard),
+                    None => continue,
+                },
+                Ok(Attempt::Busy(busy)) => {
+                    failing = None;
+                    self.found_busy(&busy, options)?;
+                    match shared.backend.capabilities().wake {
+                        WakeBy::Push => sent.after(busy.retry_in.unwrap_or(FALLBACK)),
+                        WakeBy::Poll => sent.after(busy.retry_in.unwrap_or(Duration::MAX).min(pauses.next())),
+                    }
+                }
+                Err(error) => {
+                    let (since, count) = failing.get_or_insert((sent, 0));
+                    *count += 1;
+                    self.found_failing(error, *since, *count, options)?;
+                    clock.now().after(error_pauses.next())
+                }
+            };
+            let woken = {
+                let wait = async {
+                    match shared.backend.wait(&self.request).await {
+                        Ok(wake) => wake,
+                        // The pause is for a store that fails at once, time and again.
+                        Err(_) => {
+                            clock.sleep_until(clock.now().after(error_pauses.next())).await;
+                            Wake::Retry
+                        }
+                    }
+                };
+                tokio::select! {
+                    biased;
+                    wake = wait => wake,
+                    _ = signal.changed() => Wake::Retry,
+                    () = clock.sleep_until(again_at) => Wake::Retry,
+                }
+            };
+            if let Wake::Granted(grant) = woken {
+                wake = Some(grant);
+            }
+            self.attempt += 1;
+        }
+    }
+
+    /// Waits for the tasks of this process that came before.
+    async fn take_turn(&mut self, options: &Options) -> Result<(), LockError> {
+        let Some(place) = &mut self.place else { return Ok(()) };
+        if !place.is_in_front() {
+            if options.wait == Wait::Try {
+                return Err(LockError::Held { key: self.request.key.clone(), holder: last(&self.seen) });
+            }
+            place.come_to_front().await;
+            // Nothing was sent yet: the lease is dated from here.
+            self.request.since = self.core.shared.clock.now();
+        }
+        Ok(())
+    }
+
+    /// One attempt, driven to its answer even if this is dropped meanwhile.
+    async fn ask(&mut self, bound: Duration) -> StepResult<Attempt> {
+        let backend = &self.core.shared.backend;
+        if self.attempt > 0 && self.request.intent != Intent::Try {
+            self.request.intent = Intent::Poll { attempt: self.attempt };
+        }
+        self.asked = true;
+        if let Some(answer) = backend.try_acquire_now(&self.request) {
+            return answer;
+        }
+        let call = self.call.insert(backend.clone().try_acquire(self.request.clone()));
+        let Ok(answer) = tokio::time::timeout(bound, poll_fn(|cx| call.as_mut().poll(cx))).await else {
+            return Err(BackendError::unknown(format!("the store did not answer within {bound:?}")));
+        };
+        self.call = None;
+        answer
+    }
+
+    /// A guard, or, if the grant came too late to be of use, a fresh start under another nonce.
+    fn accept(&mut self, grant: &Grant, sent: Mono, options: &Options) -> Option<Guard> {
+        let guard = accept(&self.core, &self.request, self.unsettled, grant, sent, self.started, options);
+        if guard.is_some() {
+            self.asked = false;
+        } else {
+            self.withdraw();
+            self.request.nonce = Nonce::fresh();
+            self.request.since = self.core.shared.clock.now();
+        }
+        guard
+    }
+
+    fn found_busy(&mut self, busy: &Busy, options: &Options) -> Result<(), LockError> {
+        let key = &self.request.key;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = busy.holder.clone();
+        if self.request.intent == Intent::Try {
+            return Err(LockError::Held { key: key.clone(), holder: busy.holder.clone() });
+        }
+        if self.attempt + 1 >= options.retry.attempts_allowed() {
+            return Err(timeout(key, self.core.shared.clock.now().since(self.started), &self.seen));
+        }
+        if self.attempt == 0 {
+            self.core.shared.observe(|| Observed::Waiting { key, position: busy.position });
+        }
+        Ok(())
+    }
+
+    fn found_failing(
+        &mut self,
+        error: BackendError,
+        since: Mono,
+        count: u32,
+        options: &Options,
+    ) -> Result<(), LockError> {
+        let shared = &self.core.shared;
+        self.unsettled |= error.applied() == Applied::Unknown;
+        let tried_enough = self.request.intent == Intent::Try && count >= TRY_ATTEMPTS;
+        if !error.is_retryable() || tried_enough || shared.clock.now().since(since) >= options.patience {
+            return Err(error.into());
+        }
+        let (key, backend) = (shared.shown(&self.request.key), shared.backend_name());
+        tracing::warn!(target: "tasklock", %key, backend, attempt = self.attempt, "store failed, will be asked again: {error}");
+        Ok(())
+    }
+
+    /// Leaves nothing of this nonce at the store.
+    fn withdraw(&mut self) {
+        if !std::mem::take(&mut self.asked) {
+            return;
+        }
+        let shared = &self.core.shared;
+        // A call that panicked cannot be driven on.
+        let call = self.call.take().filter(|_| !std::thread::panicking());
+        let unsettled = std::mem::take(&mut self.unsettled) || std::thread::panicking();
+        let claim = Claim { unsettled, ..Claim::of(&self.request) };
+        if call.is_none() && matches!(shared.backend.release_now(&claim), Some(Ok(_))) {
+            return;
+        }
+        shared.drive(Box::pin(release::withdraw(shared.clone(), claim, call)));
+    }
+}
+
+impl Drop for Pursuit {
+    fn drop(&mut self) {
+        self.withdraw();
+    }
+}
+
+/// Says who is waited for, again and again, each time after twice as long.
+async fn warn(shared: &Shared, key: &Key, started: Mono, seen: &Seen, after: Duration) -> Infallible {
+    let mut after = after;
+    loop {
+        shared.clock.sleep_until(started.after(after)).await;
+        let (key, backend) = (shared.shown(key), shared.backend_name());
+        let holder = last(seen).map_or_else(|| "unknown".to_owned(), |holder| holder.to_string());
+        tracing::warn!(target: "tasklock", %key, backend, waited = ?after, holder, "still waiting");
+        after *= 2;
+    }
+}
+
+fn timeout(key: &Key, waited: Duration, seen: &Seen) -> LockError {
+    LockError::Timeout { key: key.clone(), waited, holder: last(seen) }
+}
+
+fn last(seen: &Seen) -> Option<Arc<Holder>> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}

@@ -1,0 +1,240 @@
+//! What a backend can and cannot do, said up front.
+
+use std::fmt;
+
+/// How far a backend's fencing tokens may be trusted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Fencing {
+    /// No token.
+    None,
+    /// Rises in ordinary life, but some failure of the store may repeat or lower it.
+    Weak,
+    /// Strictly rising per key across release, expiry, crash and restart.
+    Strong,
+}
+
+/// Who ends a lease whose holder has gone silent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Expiry {
+    /// The store, on its own clock.
+    Server,
+    /// The end of the holding process; a hung one keeps the lock.
+    Process,
+}
+
+/// What a holder's loss is noticed by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Loss {
+    /// A lease that could not be renewed in time.
+    Lease,
+    /// The end of a session with the store.
+    Session,
+    /// The kernel or the process itself.
+    Kernel,
+}
+
+/// How a waiter learns that its turn has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WakeBy {
+    /// The store tells it.
+    Push,
+    /// It asks again.
+    Poll,
+}
+
+/// Among whom a lock excludes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Scope {
+    /// Tasks of one process.
+    Process,
+    /// Processes of one machine.
+    Host,
+    /// Machines.
+    Cluster,
+}
+
+/// What a backend declares of itself; see [`Demand`] for asking.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// The backend's name, as errors and logs show it.
+    pub backend: &'static str,
+    /// Fencing tokens.
+    pub fencing: Fencing,
+    /// Who ends a silent holder's lease.
+    pub expiry: Expiry,
+    /// How loss is noticed.
+    pub loss: Loss,
+    /// How waiters are woken.
+    pub wake: WakeBy,
+    /// Whether waiters are served in the order they came, across everyone in `scope`.
+    pub fair: bool,
+    /// Whether [`Mode::Shared`](crate::Mode::Shared) is understood.
+    pub shared: bool,
+    /// Whether [`Mode::Permit`](crate::Mode::Permit) is understood.
+    pub permits: bool,
+    /// Among whom it excludes.
+    pub scope: Scope,
+}
+
+impl Capabilities {
+    /// The least a backend can be: no fencing, no push, no order, one process. State what is better.
+    #[must_use]
+    pub const fn new(backend: &'static str) -> Self {
+        Capabilities {
+            backend,
+            fencing: Fencing::None,
+            expiry: Expiry::Process,
+            loss: Loss::Lease,
+            wake: WakeBy::Poll,
+            fair: false,
+            shared: false,
+            permits: false,
+            scope: Scope::Process,
+        }
+    }
+
+    /// States the strength of the tokens.
+    #[must_use]
+    pub const fn fencing(mut self, fencing: Fencing) -> Self {
+        self.fencing = fencing;
+        self
+    }
+
+    /// States who ends a silent holder's lease.
+    #[must_use]
+    pub const fn expiry(mut self, expiry: Expiry) -> Self {
+        self.expiry = expiry;
+        self
+    }
+
+    /// States how loss is noticed.
+    #[must_use]
+    pub const fn loss(mut self, loss: Loss) -> Self {
+        self.loss = loss;
+        self
+    }
+
+    /// States how waiters are woken.
+    #[must_use]
+    pub const fn wake(mut self, wake: WakeBy) -> Self {
+        self.wake = wake;
+        self
+    }
+
+    /// States whether waiters are served in order.
+    #[must_use]
+    pub const fn fair(mut self, fair: bool) -> Self {
+        self.fair = fair;
+        self
+    }
+
+    /// States whether shared mode is understood.
+    #[must_use]
+    pub const fn shared(mut self, shared: bool) -> Self {
+        self.shared = shared;
+        self
+    }
+
+    /// States whether permits are understood.
+    #[must_use]
+    pub const fn permits(mut self, permits: bool) -> Self {
+        self.permits = permits;
+        self
+    }
+
+    /// States among whom it excludes.
+    #[must_use]
+    pub const fn scope(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// Whether this backend's queue already is a fair one of this process, so that none is needed in front of it.
+    pub(crate) fn queues_this_process(&self) -> bool {
+        self.fair && self.scope == Scope::Process
+    }
+}
+
+/// What a service needs of its lock, checked when the locker is built rather than at three in the morning.
+///
+/// # Examples
+///
+/// ```
+/// use tasklock_core::{Demand, Fencing, Locker, MemoryLock, Scope};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let unmet = Locker::builder(MemoryLock::new()).demand(Demand::new().scope(Scope::Cluster)).build();
+/// assert!(unmet.is_err());
+/// let met = Locker::builder(MemoryLock::new()).demand(Demand::new().fencing(Fencing::Strong).fair()).build();
+/// assert!(met.is_ok());
+/// # }
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Demand {
+    fencing: Option<Fencing>,
+    server_expiry: bool,
+    push: bool,
+    fair: bool,
+    scope: Option<Scope>,
+}
+
+impl Demand {
+    /// Nothing demanded.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Tokens at least this strong.
+    #[must_use]
+    pub fn fencing(mut self, at_least: Fencing) -> Self {
+        self.fencing = Some(at_least);
+        self
+    }
+
+    /// The store must end a silent holder's lease.
+    #[must_use]
+    pub fn server_expiry(mut self) -> Self {
+        self.server_expiry = true;
+        self
+    }
+
+    /// Waiters must be woken by the store.
+    #[must_use]
+    pub fn push(mut self) -> Self {
+        self.push = true;
+        self
+    }
+
+    /// Waiters must be served in order.
+    #[must_use]
+    pub fn fair(mut self) -> Self {
+        self.fair = true;
+        self
+    }
+
+    /// Exclusion at least this wide.
+    #[must_use]
+    pub fn scope(mut self, at_least: Scope) -> Self {
+        self.scope = Some(at_least);
+        self
+    }
+
+    /// The first demand that `has` does not meet, in words.
+    pub(crate) fn unmet(&self, has: &Capabilities) -> Option<String> {
+        let short = |what: &str, need: &dyn fmt::Debug, have: &dyn fmt::Debug| {
+            Some(format!("{what} {need:?} (it has {have:?})"))
+        };
+        match self {
+            Demand { fencing: Some(need), .. } if *need > has.fencing => short("fencing", need, &has.fencing),
+            Demand { server_expiry: true, .. } if has.expiry != Expiry::Server => {
+                short("expiry by", &Expiry::Server, &has.expiry)
+            }
+            Demand { push: true, .. } if has.wake != WakeBy::Push => short("waking by", &WakeBy::Push, &has.wake),
+            Demand { fair: true, .. } if !has.fair => Some("waiters served in order".to_owned()),
+            Demand { scope: Some(need), .. } if *need > has.scope => short("scope", need, &has.scope),
+            _ => None,
+        }
+    }
+}

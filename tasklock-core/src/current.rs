@@ -1,0 +1,132 @@
+//! Synchronized bodies: run while the lock is held, and known to the calls they make.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+};
+
+use crate::{
+    Guard, Key, Lease, LockError, OnLost, ReleaseMode, ReleaseOutcome, lease::Phase, options::Options, shared::Shared,
+};
+
+tokio::task_local! {
+    static RUNNING: Arc<Frame>;
+}
+
+/// One synchronized body, and the one around it.
+struct Frame {
+    lease: Lease,
+    locker: usize,
+    around: Option<Arc<Frame>>,
+}
+
+impl Frame {
+    fn new(guard: &Guard) -> Self {
+        let around = RUNNING.try_with(Arc::clone).ok();
+        Frame { lease: guard.lease().clone(), locker: id(guard.shared()), around }
+    }
+}
+
+/// The lease under which the running synchronized body runs; the innermost if they are nested. `None` outside of one,
+/// and in tasks it spawned.
+///
+/// # Examples
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tasklock_core::LockError> {
+/// # let lock = tasklock_core::Locker::new(tasklock_core::MemoryLock::new())?;
+/// lock.synchronized("job:7", async {
+///     let lease = tasklock_core::current().expect("inside a synchronized body");
+///     assert_eq!(lease.key().name(), "job:7");
+/// }).await?;
+/// # Ok(()) }
+/// ```
+#[must_use]
+pub fn current() -> Option<Lease> {
+    RUNNING.try_with(|frame| frame.lease.clone()).ok()
+}
+
+/// Whether the calling task is inside a body that holds `key` and will go on holding it.
+pub(crate) fn would_wait_for_itself(shared: &Arc<Shared>, key: &Key) -> bool {
+    let holds = |frame: &Frame| {
+        let hold = &frame.lease.0;
+        // Without renewal the lease ends by itself: the wait would too.
+        let stays = hold.renew_every.is_some() || hold.ttl().duration().is_none();
+        frame.locker == id(shared) && hold.claim.key == *key && hold.is_held() && stays
+    };
+    let search = |frame: &Arc<Frame>| {
+        let mut next = Some(frame);
+        while let Some(frame) = next {
+            if holds(frame) {
+                return true;
+            }
+            next = frame.around.as_ref();
+        }
+        false
+    };
+    RUNNING.try_with(search).unwrap_or(false)
+}
+
+/// Runs `body` under `guard`, and releases.
+pub(crate) async fn run<F, Fut>(guard: Guard, options: &Options, body: F) -> Result<Fut::Output, LockError>
+where
+    F: FnOnce(Lease) -> Fut,
+    Fut: Future,
+{
+    let lease = guard.lease().clone();
+    let frame = Frame::new(&guard);
+    let value = {
+        let body = pin!(RUNNING.scope(Arc::new(frame), body(lease.clone())));
+        match options.on_lost {
+            OnLost::Cancel => while_held(&lease, body).await?,
+            OnLost::Finish => body.await,
+        }
+        // The body is dropped here, before anyone else can have the lock.
+    };
+    if options.release == ReleaseMode::Background {
+        drop(guard);
+        return Ok(value);
+    }
+    let released = guard.release().await;
+    match (released, lease.0.phase()) {
+        // Ours by the clock to the last, and yet the store has it for somebody else: they may have run together.
+        (Ok(ReleaseOutcome::AlreadyLost), Phase::Released) if options.on_lost == OnLost::Cancel => {
+            let reason = crate::LossReason::Stolen;
+            Err(LockError::Lost { key: lease.key().clone(), token: lease.fencing_token(), reason })
+        }
+        (Err(error), _) => {
+            tracing::warn!(target: "tasklock", "body done, release failed: {error}");
+            Ok(value)
+        }
+        _ => Ok(value),
+    }
+}
+
+/// Runs a synchronous body under `guard`.
+pub(crate) fn run_blocking<T>(guard: &Guard, body: impl FnOnce(Lease) -> T) -> T {
+    let lease = guard.lease().clone();
+    RUNNING.sync_scope(Arc::new(Frame::new(guard)), || body(lease))
+}
+
+/// Polls the body as long as the lock is held, and not once after.
+async fn while_held<F: Future>(lease: &Lease, mut body: std::pin::Pin<&mut F>) -> Result<F::Output, LockError> {
+    let mut lost = pin!(lease.lost());
+    poll_fn(|cx| {
+        // The clock is asked, not only the keeper: a process that was paused finds its deadline passed before anyone
+        // has told it.
+        if !lease.is_held() {
+            return Poll::Ready(Err(lease.0.lost_error()));
+        }
+        if let Poll::Ready(value) = body.as_mut().poll(cx) {
+            return Poll::Ready(if lease.is_held() { Ok(value) } else { Err(lease.0.lost_error()) });
+        }
+        lost.as_mut().poll(cx).map(|_| Err(lease.0.lost_error()))
+    })
+    .await
+}
+
+fn id(shared: &Arc<Shared>) -> usize {
+    Arc::as_ptr(shared) as usize
+}

@@ -1,0 +1,123 @@
+//! A lock held as a value.
+
+use std::{fmt, ops::Deref, sync::Arc};
+
+use crate::{
+    Lease, LockError, Ttl, keeper,
+    lease::Hold,
+    release::Driven,
+    runtime::InRuntime,
+    shared::{Core, Shared},
+};
+
+/// A held lock; dropping it gives it back. `'static` and `Send`: it may move to another task.
+///
+/// It is renewed until then by its locker's keeper. Through [`Lease`], which it derefs to, it tells its fencing token
+/// and whether it is still held.
+///
+/// Dropping it, on whatever thread, in a panic too, starts the release in the background, where it is repeated until
+/// the store has it. [`release`](Guard::release) waits for that and tells the outcome. A guard that is leaked
+/// (`mem::forget`) is renewed for as long as its locker lives, unless it has a maximum hold.
+#[must_use = "dropping the guard releases the lock"]
+pub struct Guard {
+    core: Arc<Core>,
+    lease: Lease,
+    armed: bool,
+}
+
+/// What became of a lock given back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReleaseOutcome {
+    /// It was held until now.
+    Released,
+    /// It had been lost before; nothing was released.
+    AlreadyLost,
+}
+
+impl Guard {
+    pub(crate) fn new(core: Arc<Core>, hold: Arc<Hold>) -> Self {
+        Guard { core, lease: Lease(hold), armed: true }
+    }
+
+    /// The lease, as a handle that outlives the guard without holding the lock.
+    #[must_use]
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Gives the lock back and waits until the store has it, up to 5 s; after that it goes on in the background.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Backend`] if the store did not confirm in time, or refused.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the release goes on in the background if this is dropped; before, the guard is dropped with it,
+    /// which has the same effect.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tasklock_core::{Locker, MemoryLock, ReleaseOutcome};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tasklock_core::LockError> {
+    /// # let lock = Locker::new(MemoryLock::new())?;
+    /// let guard = lock.acquire("job:7").await?;
+    /// assert_eq!(guard.release().await?, ReleaseOutcome::Released);
+    /// # Ok(()) }
+    /// ```
+    pub async fn release(mut self) -> Result<ReleaseOutcome, LockError> {
+        self.armed = false;
+        let (shared, hold) = (self.shared().clone(), self.lease.0.clone());
+        if let Some(outcome) = shared.release_at_once(&hold) {
+            return Ok(outcome);
+        }
+        let runtime = shared.runtime.clone();
+        InRuntime::new(&runtime, shared.release(hold)).await
+    }
+
+    /// Renews the lease now, for `ttl` from now on and at every later renewal.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Lost`] if it is not held any more, [`LockError::InvalidOption`] for a ttl out of range,
+    /// [`LockError::Backend`] if the store failed; the lease then goes on until its deadline.
+    ///
+    /// # Cancel safety
+    ///
+    /// Once polled, the renewal is carried out even if this is dropped.
+    pub async fn extend(&self, ttl: impl Into<Ttl> + Send) -> Result<(), LockError> {
+        let ttl = ttl.into();
+        ttl.check()?;
+        self.lease.check()?;
+        let (shared, hold) = (self.shared().clone(), self.lease.0.clone());
+        let extension = Box::pin(keeper::extend(shared.clone(), hold, ttl));
+        InRuntime::new(&shared.runtime, Driven::new(shared.clone(), extension)).await
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.core.shared
+    }
+}
+
+impl Deref for Guard {
+    type Target = Lease;
+
+    fn deref(&self) -> &Lease {
+        &self.lease
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.armed {
+            self.shared().release_in_background(&self.lease.0);
+        }
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}

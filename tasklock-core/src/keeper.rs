@@ -1,0 +1,203 @@
+//! The one task of a locker: it renews its leases in time, ends those that could not be, and hears what the store
+//! tells unasked.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use tokio::{sync::oneshot, task::JoinSet};
+
+use crate::{
+    Applied, BackendError, Claim, Event, LockError, LossReason, Mono, Nonce, Observed, Renewed, Ttl,
+    lease::{Hold, Phase},
+    lock::{BoxFuture, StepResult},
+    registry::Due,
+    shared::Shared,
+};
+
+/// The most leases renewed in one call.
+const BATCH: usize = 512;
+/// The longest a renewal is waited for, and the pause after one that failed, as parts of the ttl.
+const CALL_PART: u32 = 4;
+const PAUSE_PART: u32 = 16;
+const LONGEST_CALL: Duration = Duration::from_secs(5);
+
+pub(crate) struct Keeper {
+    shared: Arc<Shared>,
+    renewals: JoinSet<()>,
+}
+
+impl Keeper {
+    /// Runs until the last locker and guard are gone. If the runtime goes first, dropping this closes the locker.
+    pub(crate) async fn run(shared: Arc<Shared>, mut alive: oneshot::Receiver<Infallible>) {
+        let mut keeper = Keeper { shared: shared.clone(), renewals: JoinSet::new() };
+        let mut event = next_event(&shared);
+        loop {
+            tokio::select! {
+                _ = &mut alive => break,
+                () = shared.clock.sleep_until(shared.registry.wake_at()) => keeper.scan(),
+                () = shared.registry.sooner() => {}
+                told = &mut event => {
+                    keeper.told(told);
+                    event = next_event(&shared);
+                }
+                Some(_) = keeper.renewals.join_next() => {}
+            }
+        }
+        drop(event);
+        keeper.end().await;
+    }
+
+    fn scan(&mut self) {
+        let Due { expired, mut renew } = self.shared.registry.scan(self.shared.clock.now());
+        for hold in expired {
+            self.shared.lose(&hold, hold.reason_at_deadline());
+        }
+        // Leases of like ttl go together: one call has one time bound.
+        renew.sort_by_key(|hold| hold.ttl().duration());
+        for batch in renew.chunk_by(|a, b| b.ttl().duration() <= a.ttl().duration().map(|ttl| ttl * 2)) {
+            for batch in batch.chunks(BATCH) {
+                self.renewals.spawn(renew_batch(self.shared.clone(), batch.to_vec()));
+            }
+        }
+    }
+
+    fn told(&self, event: Event) {
+        match event {
+            Event::Lost(nonce, reason) => self.lost(nonce, reason),
+            Event::Recheck => self.shared.signal.send_modify(|signal| signal.rechecks += 1),
+        }
+    }
+
+    fn lost(&self, nonce: Nonce, reason: LossReason) {
+        for hold in self.shared.registry.find(|hold| hold.claim.nonce == nonce) {
+            self.shared.lose(&hold, reason);
+        }
+    }
+
+    async fn end(mut self) {
+        self.renewals.shutdown().await;
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+        self.shared.backend.close().await;
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+fn next_event(shared: &Arc<Shared>) -> BoxFuture<'static, Event> {
+    shared.backend.clone().event()
+}
+
+/// Renews these in one call and notes the outcome of each.
+async fn renew_batch(shared: Arc<Shared>, holds: Vec<Arc<Hold>>) {
+    // Those released since, or being extended by hand, are left out; of the others none is released meanwhile.
+    let mut wires = Vec::with_capacity(holds.len());
+    for hold in holds {
+        match Wire::take(&hold) {
+            Some(wire) => wires.push(wire),
+            None => shared.registry.renewed(&hold, shared.clock.now().after(pause(&hold))),
+        }
+    }
+    if !wires.is_empty() {
+        let _ = renew_on(&shared, &wires).await;
+    }
+}
+
+async fn renew_on(shared: &Arc<Shared>, wires: &[Wire]) -> Vec<Result<(), LockError>> {
+    let claims: Vec<Claim> = wires.iter().map(|wire| wire.0.claim_now()).collect();
+    wires.iter().for_each(|wire| wire.0.renewal_sent());
+    let bound = claims.iter().filter_map(|c| c.ttl.duration()).min().map_or(LONGEST_CALL, |ttl| ttl / CALL_PART);
+    let sent = shared.clock.now();
+    let outcomes = tokio::time::timeout(bound.min(LONGEST_CALL), shared.backend.renew(&claims)).await;
+    let mut outcomes = outcomes.unwrap_or_default().into_iter();
+    let unanswered = || Err(BackendError::unknown("no answer to a renewal in time"));
+    let settle = |(wire, claim): (&Wire, &Claim)| {
+        settle(shared, &wire.0, claim, sent, outcomes.next().unwrap_or_else(unanswered))
+    };
+    wires.iter().zip(&claims).map(settle).collect()
+}
+
+/// Notes the outcome of one renewal, unless the hold has ended meanwhile.
+fn settle(
+    shared: &Arc<Shared>,
+    hold: &Arc<Hold>,
+    claim: &Claim,
+    sent: Mono,
+    outcome: StepResult<Renewed>,
+) -> Result<(), LockError> {
+    if hold.phase() != Phase::Held {
+        return Err(hold.lost_error());
+    }
+    let now = shared.clock.now();
+    match outcome {
+        Ok(Renewed::Held { token, .. }) if token.is_some() && token != claim.token => {
+            shared.lose(hold, LossReason::Stolen);
+            Err(hold.lost_error())
+        }
+        Ok(Renewed::Held { validity, .. }) => {
+            warn_if_late(shared, hold, now);
+            hold.renewal_held(claim.ttl, sent, validity);
+            shared.registry.renewed(hold, hold.renew_after().map_or(Mono::NEVER, |after| sent.after(after)));
+            shared.observe(|| Observed::Renewed { key: &claim.key, error: None });
+            Ok(())
+        }
+        Ok(Renewed::NotOwner) => {
+            shared.lose(hold, LossReason::Stolen);
+            Err(hold.lost_error())
+        }
+        Err(error) => {
+            if error.applied() == Applied::Unknown {
+                hold.renewal_unknown(claim.ttl);
+            }
+            let (key, backend) = (shared.shown(&claim.key), shared.backend_name());
+            let left = hold.deadline().since(now);
+            tracing::warn!(target: "tasklock", %key, backend, ?left, "renewal failed, will be tried again: {error}");
+            shared.registry.renewed(hold, now.after(pause(hold)));
+            shared.observe(|| Observed::Renewed { key: &claim.key, error: Some(&error) });
+            Err(error.into())
+        }
+    }
+}
+
+/// A renewal that comes in the last third of its lease is one stall away from loss.
+fn warn_if_late(shared: &Shared, hold: &Hold, now: Mono) {
+    let (Some(every), Some(ttl)) = (hold.renew_every, hold.ttl().duration()) else { return };
+    let left = hold.deadline().since(now);
+    if hold.deadline() != Mono::NEVER && every <= ttl / 3 && left < ttl / 3 {
+        let (key, backend) = (shared.shown(&hold.claim.key), shared.backend_name());
+        tracing::warn!(target: "tasklock", %key, backend, ?left, "renewal late");
+    }
+}
+
+fn pause(hold: &Hold) -> Duration {
+    hold.ttl().duration().map_or(LONGEST_CALL, |ttl| ttl / PAUSE_PART)
+}
+
+/// The right to talk to the store about a hold, given back at the end.
+struct Wire(Arc<Hold>);
+
+impl Wire {
+    fn take(hold: &Arc<Hold>) -> Option<Self> {
+        // Ended holds still have a wire, until their release takes it.
+        (hold.phase() == Phase::Held && hold.take_wire()).then(|| Wire(hold.clone()))
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.0.give_wire_back();
+    }
+}
+
+/// Renews one hold by hand, for another ttl.
+pub(crate) async fn extend(shared: Arc<Shared>, hold: Arc<Hold>, ttl: Ttl) -> Result<(), LockError> {
+    if !hold.wait_for_wire().await {
+        return Err(hold.lost_error());
+    }
+    let wire = [Wire(hold)];
+    wire[0].0.set_ttl(ttl);
+    renew_on(&shared, &wire).await.pop().unwrap_or(Ok(()))
+}

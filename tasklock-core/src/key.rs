@@ -1,0 +1,266 @@
+//! What a lock is named by.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    hash::{BuildHasher, Hash, Hasher},
+    sync::{Arc, LazyLock},
+};
+
+/// The longest name, in bytes, and the longest prefix.
+const MAX_NAME: usize = 512;
+const MAX_PREFIX: usize = 64;
+
+/// Stands between prefix and name. No prefix may contain it, so no two pairs meet in one key.
+const JOIN: char = ':';
+
+static HASHER: LazyLock<hashbrown::DefaultHashBuilder> = LazyLock::new(Default::default);
+
+/// A validated lock name: 1 to 512 bytes, no control characters. Cheap to clone.
+///
+/// What a backend is given is the name behind its locker's prefix (`prefix:name`). A backend encodes it so that it
+/// cannot leave its place in the store: path separators, hash-tag braces and globs are ordinary characters here.
+#[derive(Clone)]
+pub struct Key {
+    text: Arc<str>,
+    name_at: usize,
+    /// Hashed once, with a seed of this process: every map on a lock's way uses it.
+    hash: u64,
+}
+
+impl Key {
+    /// A key with this name and no prefix.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`] if it is empty, longer than 512 bytes, or contains a control character.
+    pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidKey> {
+        let name = name.as_ref();
+        check_name(name)?;
+        Ok(Self::from_parts(Arc::from(name), 0))
+    }
+
+    /// The whole key, prefix included: what a store keeps.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The name without the prefix: what the user called it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.text[self.name_at..]
+    }
+
+    /// A hash of the key, the same throughout this process.
+    pub(crate) fn hash64(&self) -> u64 {
+        self.hash
+    }
+
+    fn from_parts(text: Arc<str>, name_at: usize) -> Self {
+        let hash = HASHER.hash_one(&*text);
+        Key { text, name_at, hash }
+    }
+
+    fn joined(prefix: &Prefix, name: &str) -> Self {
+        if prefix.0.is_empty() {
+            return Self::from_parts(Arc::from(name), 0);
+        }
+        let mut text = String::with_capacity(prefix.0.len() + name.len());
+        text.push_str(&prefix.0);
+        text.push_str(name);
+        Self::from_parts(Arc::from(text), prefix.0.len())
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.hash == other.hash && (Arc::ptr_eq(&self.text, &other.text) || self.text == other.text)
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}
+
+/// A locker's prefix with its separator, or nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct Prefix(Arc<str>);
+
+impl Prefix {
+    pub(crate) fn new(prefix: &str) -> Result<Self, InvalidKey> {
+        if prefix.is_empty() {
+            return Ok(Prefix(Arc::from("")));
+        }
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/');
+        if prefix.len() > MAX_PREFIX || !prefix.chars().all(fits) {
+            return Err(InvalidKey::Prefix { prefix: excerpt(prefix), max: MAX_PREFIX });
+        }
+        Ok(Prefix(Arc::from(format!("{prefix}{JOIN}"))))
+    }
+}
+
+/// What can name a lock: text, or a [`Key`] made before.
+pub trait IntoKey {
+    /// The key, without a prefix.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`] says what is wrong with it.
+    fn into_key(self) -> Result<Key, InvalidKey>;
+
+    /// The key behind a prefix, made in one step.
+    #[doc(hidden)]
+    #[allow(private_interfaces)]
+    fn into_key_in(self, prefix: &Prefix) -> Result<Key, InvalidKey>
+    where
+        Self: Sized,
+    {
+        let key = self.into_key()?;
+        Ok(if prefix.0.is_empty() && key.name_at == 0 { key } else { Key::joined(prefix, key.name()) })
+    }
+}
+
+macro_rules! text_into_key {
+    ($($text:ty),*) => {$(
+        impl IntoKey for $text {
+            fn into_key(self) -> Result<Key, InvalidKey> {
+                Key::new(self)
+            }
+
+            #[allow(private_interfaces)]
+            fn into_key_in(self, prefix: &Prefix) -> Result<Key, InvalidKey> {
+                let name: &str = self.as_ref();
+                check_name(name)?;
+                Ok(Key::joined(prefix, name))
+            }
+        }
+    )*};
+}
+text_into_key!(&str, String, &String, Cow<'_, str>, Arc<str>, Box<str>);
+
+impl IntoKey for Key {
+    fn into_key(self) -> Result<Key, InvalidKey> {
+        Ok(self)
+    }
+}
+
+impl IntoKey for &Key {
+    fn into_key(self) -> Result<Key, InvalidKey> {
+        Ok(self.clone())
+    }
+}
+
+impl IntoKey for Result<Key, InvalidKey> {
+    fn into_key(self) -> Result<Key, InvalidKey> {
+        self
+    }
+}
+
+/// A name or prefix that no lock can have. Says which, and the limit.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidKey {
+    /// No name at all.
+    #[error("lock name is empty; it needs 1 to {MAX_NAME} bytes")]
+    Empty,
+    /// More bytes than a name may have.
+    #[error("lock name {name} is {len} bytes long; {max} are allowed")]
+    TooLong {
+        /// How it begins.
+        name: String,
+        /// Its length in bytes.
+        len: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A control character, which no store and no log shows.
+    #[error("lock name {name} has the control character {found:?} at byte {at}; none is allowed")]
+    Control {
+        /// How it begins.
+        name: String,
+        /// The character.
+        found: char,
+        /// Where it stands.
+        at: usize,
+    },
+    /// A prefix with other characters than it may have, or too many.
+    #[error("prefix {prefix} is not 0 to {max} of the characters A-Z a-z 0-9 - _ . /")]
+    Prefix {
+        /// How it begins.
+        prefix: String,
+        /// The limit in bytes.
+        max: usize,
+    },
+}
+
+fn check_name(name: &str) -> Result<(), InvalidKey> {
+    if name.is_empty() {
+        return Err(InvalidKey::Empty);
+    }
+    if name.len() > MAX_NAME {
+        return Err(InvalidKey::TooLong { name: excerpt(name), len: name.len(), max: MAX_NAME });
+    }
+    // C1 controls begin with 0xC2 in UTF-8: without that byte or an ASCII control there is nothing to find.
+    if name.bytes().any(|b| b < 0x20 || b == 0x7F || b == 0xC2) {
+        if let Some((at, found)) = name.char_indices().find(|(_, c)| c.is_control()) {
+            return Err(InvalidKey::Control { name: excerpt(name), found, at });
+        }
+    }
+    Ok(())
+}
+
+/// The beginning of a rejected value, quoted and escaped for a message.
+fn excerpt(value: &str) -> String {
+    const SHOWN: usize = 40;
+    let mut chars = value.chars();
+    let start: String = chars.by_ref().take(SHOWN).collect();
+    if chars.next().is_some() { format!("{start:?}…") } else { format!("{start:?}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_limits() {
+        assert_eq!(Key::new(""), Err(InvalidKey::Empty));
+        assert!(Key::new("x".repeat(512)).is_ok());
+        let long = Key::new("x".repeat(513)).unwrap_err();
+        assert!(long.to_string().contains("513") && long.to_string().contains("512"), "{long}");
+        for hostile in ["a\nb", "a\0", "\u{7f}", "caf\u{85}"] {
+            assert!(matches!(Key::new(hostile), Err(InvalidKey::Control { .. })), "{hostile:?}");
+        }
+        for odd in ["../../etc/passwd", "{slot}", "a*b?[c]", "ключ", "a b", "日本語"] {
+            assert_eq!(Key::new(odd).unwrap().as_str(), odd);
+        }
+    }
+
+    #[test]
+    fn prefix_and_name_never_meet() {
+        let a = Prefix::new("a").unwrap();
+        assert_eq!("b:c".into_key_in(&a).unwrap().as_str(), "a:b:c");
+        assert_eq!("b:c".into_key_in(&a).unwrap().name(), "b:c");
+        assert!(Prefix::new("a:b").is_err());
+        assert!(Prefix::new(&"x".repeat(65)).is_err());
+        // A key that already went through a locker does not gather prefixes.
+        let once = "n".into_key_in(&a).unwrap();
+        assert_eq!((&once).into_key_in(&a).unwrap(), once);
+    }
+}

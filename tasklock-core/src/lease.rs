@@ -1,0 +1,339 @@
+//! A lock held: what its holder asks of it, and what the keeper writes to it.
+
+use std::{
+    fmt,
+    future::pending,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Claim, Clock, FencingToken, Key, LockError, LossReason, Mono, Ttl, Validity, options::Options};
+
+/// A handle on a held lock, cheap to clone. It does not hold the lock: the [`Guard`](crate::Guard) or the running
+/// synchronized body does.
+#[derive(Clone)]
+pub struct Lease(pub(crate) Arc<Hold>);
+
+impl Lease {
+    /// Which lock.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        &self.0.claim.key
+    }
+
+    /// The token minted with the grant, to be sent with every write to the guarded store.
+    #[must_use]
+    pub fn fencing_token(&self) -> FencingToken {
+        self.0.token()
+    }
+
+    /// Whether the lock is still held. Reads the clock; does not depend on any task having run.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.0.is_held()
+    }
+
+    /// Time left until the lease ends unless renewed; zero if it is not held, [`Duration::MAX`] if it never ends.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        match (self.0.phase(), self.0.deadline()) {
+            (Phase::Held, Mono::NEVER) => Duration::MAX,
+            (Phase::Held, deadline) => deadline.since(self.0.clock.now()),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// How long it has been held.
+    #[must_use]
+    pub fn held(&self) -> Duration {
+        self.0.clock.now().since(self.0.acquired)
+    }
+
+    /// `Ok` while the lock is held: for `lease.check()?` before a step that must not run without it.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Lost`] with the reason, also after a release.
+    pub fn check(&self) -> Result<(), LockError> {
+        if self.is_held() { Ok(()) } else { Err(self.0.lost_error()) }
+    }
+
+    /// Completes when the lock is lost, before the store gives it to anyone else; at once if it is lost already.
+    /// Never completes if it is released first: see [`ended`](Lease::ended) for watchers.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it costs nothing.
+    pub async fn lost(&self) -> LossReason {
+        match self.ended().await {
+            Some(reason) => reason,
+            None => pending().await,
+        }
+    }
+
+    /// Completes when the lock is lost (with the reason) or released (`None`).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it costs nothing.
+    pub async fn ended(&self) -> Option<LossReason> {
+        self.0.signals().ended.cancelled().await;
+        match self.0.phase() {
+            Phase::Lost(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// A token that is cancelled when the lock is lost: for work that is spread over other tasks.
+    #[must_use]
+    pub fn cancellation_token(&self) -> CancellationToken {
+        self.0.signals().lost.clone()
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("key", self.key())
+            .field("token", &self.fencing_token())
+            .field("phase", &self.0.phase())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a hold is in its life. It leaves `Held` once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Phase {
+    Held,
+    Released,
+    Lost(LossReason),
+}
+
+/// The state behind a [`Lease`].
+pub(crate) struct Hold {
+    pub(crate) claim: Claim,
+    pub(crate) acquired: Mono,
+    pub(crate) renew_every: Option<Duration>,
+    /// Where the registry keeps it.
+    pub(crate) slot: AtomicU32,
+    clock: Clock,
+    deadline: AtomicU64,
+    /// The ttl to renew for, in nanoseconds; an extension changes it.
+    ttl: AtomicU64,
+    /// The shortest ttl of a renewal whose fate is unknown: it may reach the store after a longer one, and cut it.
+    unknown_ttl: AtomicU64,
+    /// No deadline goes beyond the maximum hold.
+    max_until: Mono,
+    failing: AtomicBool,
+    /// A phase in the low bits, [`WATCHED`] above.
+    phase: AtomicU8,
+    /// One permit, taken by whoever talks to the store about this nonce. A release takes it for good: no renewal
+    /// follows it.
+    wire: Semaphore,
+    signals: OnceLock<Signals>,
+}
+
+#[derive(Default)]
+struct Signals {
+    lost: CancellationToken,
+    ended: CancellationToken,
+}
+
+const HELD: u8 = 0;
+const RELEASED: u8 = 1;
+const LOST: u8 = 2;
+/// Somebody has asked for the signals, so they must be given.
+const WATCHED: u8 = 0x80;
+const REASONS: [LossReason; 5] =
+    [LossReason::Expired, LossReason::Stolen, LossReason::Unreachable, LossReason::SessionClosed, LossReason::ShutDown];
+
+impl Hold {
+    /// A hold granted until `until` by the store's reckoning.
+    pub(crate) fn new(claim: Claim, options: &Options, clock: Clock, now: Mono, deadline: Mono) -> Self {
+        let max_until = options.max_hold.map_or(Mono::NEVER, |max| now.after(max));
+        Hold {
+            acquired: now,
+            renew_every: options.renew_every(),
+            slot: AtomicU32::new(u32::MAX),
+            clock,
+            deadline: AtomicU64::new(deadline.min(max_until).as_nanos()),
+            ttl: AtomicU64::new(nanos(claim.ttl)),
+            unknown_ttl: AtomicU64::new(u64::MAX),
+            max_until,
+            failing: AtomicBool::new(false),
+            phase: AtomicU8::new(HELD),
+            wire: Semaphore::new(1),
+            signals: OnceLock::new(),
+            claim,
+        }
+    }
+
+    pub(crate) fn token(&self) -> FencingToken {
+        self.claim.token.unwrap_or(FencingToken::NONE)
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        phase_of(self.phase.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn deadline(&self) -> Mono {
+        Mono::from_nanos(self.deadline.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.phase() == Phase::Held && self.clock.now() < self.deadline()
+    }
+
+    pub(crate) fn ttl(&self) -> Ttl {
+        match self.ttl.load(Ordering::Acquire) {
+            u64::MAX => Ttl::Never,
+            nanos => Ttl::For(Duration::from_nanos(nanos)),
+        }
+    }
+
+    /// The claim as it is to be renewed now.
+    pub(crate) fn claim_now(&self) -> Claim {
+        Claim { ttl: self.ttl(), ..self.claim.clone() }
+    }
+
+    pub(crate) fn set_ttl(&self, ttl: Ttl) {
+        self.ttl.store(nanos(ttl), Ordering::Release);
+    }
+
+    /// How long after a renewal the next is due. An extension may have made the ttl shorter than the period.
+    pub(crate) fn renew_after(&self) -> Option<Duration> {
+        let every = self.renew_every?;
+        let ttl = self.ttl().duration()?;
+        Some(if every < ttl { every } else { ttl / 3 })
+    }
+
+    /// Why it would be lost if its deadline passed now.
+    pub(crate) fn reason_at_deadline(&self) -> LossReason {
+        let at_its_maximum = self.max_until != Mono::NEVER && self.clock.now() >= self.max_until;
+        if self.failing.load(Ordering::Acquire) && !at_its_maximum {
+            LossReason::Unreachable
+        } else {
+            LossReason::Expired
+        }
+    }
+
+    /// A renewal is being sent: until it is answered, the store counts as not reached.
+    pub(crate) fn renewal_sent(&self) {
+        self.failing.store(true, Ordering::Release);
+    }
+
+    /// A renewal for `ttl`, sent at `sent`, was answered: held, and by the store's own reckoning for `validity`.
+    pub(crate) fn renewal_held(&self, ttl: Ttl, sent: Mono, validity: Validity) {
+        self.failing.store(false, Ordering::Release);
+        let ttl = Mono::from_nanos(nanos(ttl).min(self.unknown_ttl.load(Ordering::Acquire)));
+        let ttl = if ttl == Mono::NEVER { Ttl::Never } else { Ttl::For(Duration::from_nanos(ttl.as_nanos())) };
+        let deadline = deadline(ttl, sent, validity).min(self.max_until);
+        self.deadline.store(deadline.as_nanos(), Ordering::Release);
+    }
+
+    /// A renewal for `ttl` failed, and may yet reach the store.
+    pub(crate) fn renewal_unknown(&self, ttl: Ttl) {
+        self.unknown_ttl.fetch_min(nanos(ttl), Ordering::AcqRel);
+    }
+
+    /// Ends the hold, as lost or as released; false if it had ended before.
+    pub(crate) fn end(&self, phase: Phase) -> bool {
+        let code = match phase {
+            Phase::Held => return false,
+            Phase::Released => RELEASED,
+            Phase::Lost(reason) => LOST + REASONS.iter().position(|r| *r == reason).map_or(0, |i| i as u8),
+        };
+        let ended = self.phase.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+            (phase_of(now) == Phase::Held).then_some(now & WATCHED | code)
+        });
+        match ended {
+            Ok(before) if before & WATCHED != 0 => self.give_signals(phase),
+            _ => {}
+        }
+        ended.is_ok()
+    }
+
+    /// The right to talk to the store about this nonce, if nobody has it.
+    pub(crate) fn take_wire(&self) -> bool {
+        self.wire.try_acquire().map(SemaphorePermit::forget).is_ok()
+    }
+
+    /// The same, once whoever has it is done; false if a release has it for good.
+    pub(crate) async fn wait_for_wire(&self) -> bool {
+        self.wire.acquire().await.map(SemaphorePermit::forget).is_ok()
+    }
+
+    /// Nobody is to have it any more.
+    pub(crate) fn keep_wire(&self) {
+        self.wire.close();
+    }
+
+    pub(crate) fn give_wire_back(&self) {
+        self.wire.add_permits(1);
+    }
+
+    /// What to tell a caller whose lock this no longer is.
+    pub(crate) fn lost_error(&self) -> LockError {
+        let reason = match self.phase() {
+            Phase::Lost(reason) => reason,
+            _ => self.reason_at_deadline(),
+        };
+        LockError::Lost { key: self.claim.key.clone(), token: self.token(), reason }
+    }
+
+    /// The signals, made when first asked for: most locks are held and released without anyone watching.
+    fn signals(&self) -> &Signals {
+        let signals = self.signals.get_or_init(Signals::default);
+        // Whoever ends the hold after this sees the mark; whoever ended it before is seen here.
+        let before = self.phase.fetch_or(WATCHED, Ordering::AcqRel);
+        self.give_signals(phase_of(before));
+        signals
+    }
+
+    fn give_signals(&self, phase: Phase) {
+        let Some(signals) = self.signals.get() else { return };
+        if let Phase::Lost(_) = phase {
+            signals.lost.cancel();
+        }
+        if phase != Phase::Held {
+            signals.ended.cancel();
+        }
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hold").field("claim", &self.claim).field("phase", &self.phase()).finish_non_exhaustive()
+    }
+}
+
+/// Until when a holder may believe a grant or renewal sent at `sent`: what the store says, but never more than the
+/// ttl from the sending, less 1 % and 2 ms for clocks that run apart.
+pub(crate) fn deadline(ttl: Ttl, sent: Mono, validity: Validity) -> Mono {
+    let Ttl::For(ttl) = ttl else {
+        return if let Validity::Until(until) = validity { until.before(MARGIN) } else { Mono::NEVER };
+    };
+    let latest = sent.after(ttl);
+    let until = if let Validity::Until(until) = validity { until.min(latest) } else { latest };
+    until.before(ttl / 100 + MARGIN)
+}
+
+const MARGIN: Duration = Duration::from_millis(2);
+
+fn nanos(ttl: Ttl) -> u64 {
+    ttl.duration().map_or(u64::MAX, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn phase_of(code: u8) -> Phase {
+    match code & !WATCHED {
+        HELD => Phase::Held,
+        RELEASED => Phase::Released,
+        lost => Phase::Lost(REASONS.get(usize::from(lost - LOST)).copied().unwrap_or(LossReason::Expired)),
+    }
+}

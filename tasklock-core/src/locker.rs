@@ -1,0 +1,292 @@
+//! What users hold.
+
+use std::{fmt, future::Future, sync::Arc};
+
+use crate::{
+    AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockerBuilder, State,
+    acquire::acquire,
+    blocking,
+    lock::BoxFuture,
+    runtime::InRuntime,
+    shared::{Core, Shared},
+};
+
+/// Locks by name, over some backend. Cheap to clone; one type whatever the backend.
+///
+/// It belongs to the tokio runtime it was built on, which renews and releases for it; it may be used from any thread
+/// and any runtime, but once its own is gone every call says [`LockError::ShutDown`].
+///
+/// # Examples
+///
+/// ```
+/// use tasklock_core::{Locker, MemoryLock};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), tasklock_core::LockError> {
+/// let lock = Locker::new(MemoryLock::new())?;
+///
+/// let n = lock.synchronized("team:acme", async { 1 + 1 }).await?;
+/// assert_eq!(n, 2);
+///
+/// let guard = lock.acquire("team:acme").await?;
+/// assert!(guard.is_held());
+/// assert!(lock.try_acquire("team:acme").await?.is_none());
+/// guard.release().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Locker {
+    core: Arc<Core>,
+}
+
+impl Locker {
+    /// A locker with default settings over a backend.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::NoRuntime`] outside a tokio runtime with timers.
+    pub fn new(backend: impl AsyncLock) -> Result<Self, LockError> {
+        Self::builder(backend).build()
+    }
+
+    /// A locker over a backend, to be set up.
+    pub fn builder(backend: impl AsyncLock) -> LockerBuilder {
+        LockerBuilder::new(Arc::new(backend))
+    }
+
+    pub(crate) fn from_core(core: Arc<Core>) -> Self {
+        Locker { core }
+    }
+
+    /// Acquires `key`, waiting as long as this locker's settings allow: by default for ever, with a warning in the log
+    /// that names the holder after 30 s.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Timeout`] with the holder's name, if the wait is bounded; [`LockError::WouldDeadlock`] inside a
+    /// synchronized body that holds `key`; [`LockError::Backend`] if the store failed for longer than the settings'
+    /// patience; [`LockError::InvalidKey`]; [`LockError::ShutDown`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped at any point it leaves nothing: no holder, no place in the queue. A call to the store that is under way
+    /// is driven to its answer in the background and what it got is given back; the place in the queue is lost.
+    pub async fn acquire(&self, key: impl IntoKey) -> Result<Guard, LockError> {
+        let key = key.into_key_in(&self.core.prefix)?;
+        acquire(&self.core, key, &self.core.options).await
+    }
+
+    /// Acquires `key` if it is free; `None` if somebody else has it. An outage is an error, not a `None`.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Locker::acquire), without the timeout.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`acquire`](Locker::acquire).
+    pub async fn try_acquire(&self, key: impl IntoKey) -> Result<Option<Guard>, LockError> {
+        self.key(key).try_acquire().await
+    }
+
+    /// Runs `body` while holding `key`, and returns what it returns. The lock is released before this returns.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Locker::acquire), and [`LockError::Lost`] if the lock was lost before `body` was done; `body` is
+    /// then dropped where it stands.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it drops `body` and releases in the background.
+    pub async fn synchronized<F: Future>(&self, key: impl IntoKey, body: F) -> Result<F::Output, LockError> {
+        self.key(key).synchronized(body).await
+    }
+
+    /// [`synchronized`](Locker::synchronized) for a fallible body: its error and the lock's become one. It waits like
+    /// the others; "try" is as in `try_join!`.
+    ///
+    /// # Errors
+    ///
+    /// As [`synchronized`](Locker::synchronized), and the body's own.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`synchronized`](Locker::synchronized).
+    pub async fn try_synchronized<T, E, F>(&self, key: impl IntoKey, body: F) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: From<LockError>,
+    {
+        self.key(key).synchronized(body).await?
+    }
+
+    /// [`synchronized`](Locker::synchronized) for a body that wants its lease: for the fencing token, or to see
+    /// whether it is still held.
+    ///
+    /// # Errors
+    ///
+    /// As [`synchronized`](Locker::synchronized).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`synchronized`](Locker::synchronized).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use tasklock_core::{Fence, Locker, MemoryLock};
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let lock = Locker::new(MemoryLock::new())?;
+    /// let fence = Fence::new();
+    /// lock.synchronized_with("doc:7", |lease| async move { fence.admit(lease.fencing_token()) }).await??;
+    /// # Ok(()) }
+    /// ```
+    pub async fn synchronized_with<F, Fut>(&self, key: impl IntoKey, body: F) -> Result<Fut::Output, LockError>
+    where
+        F: FnOnce(Lease) -> Fut,
+        Fut: Future,
+    {
+        self.key(key).synchronized_with(body).await
+    }
+
+    /// One key, to be used with options of its own, or again and again.
+    ///
+    /// A name that no lock can have is told by whatever is called on it.
+    pub fn key(&self, key: impl IntoKey) -> KeyLock {
+        KeyLock::new(Ok(self.clone()), key.into_key_in(&self.core.prefix))
+    }
+
+    /// What the store says of `key`: its holder, and how many wait.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Backend`], [`LockError::InvalidKey`].
+    ///
+    /// # Cancel safety
+    ///
+    /// It only reads; dropping it costs nothing.
+    pub async fn inspect(&self, key: impl IntoKey) -> Result<State, LockError> {
+        let key = key.into_key_in(&self.core.prefix)?;
+        self.core.shared.check_open()?;
+        let shared = &self.core.shared;
+        Ok(InRuntime::new(&shared.runtime, shared.backend.inspect(&key)).await?)
+    }
+
+    /// Takes `key` from whoever holds it and lets the next waiter in; whether somebody held it. The holder notices at
+    /// its next renewal at the latest, and reports it as [`LossReason::Stolen`](crate::LossReason::Stolen); its fencing
+    /// token is refused from the next holder's first write on.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Unsupported`] if the backend has no such power; [`LockError::Backend`];
+    /// [`LockError::InvalidKey`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it may or may not have broken the lock.
+    pub async fn break_lock(&self, key: impl IntoKey) -> Result<bool, LockError> {
+        let key = key.into_key_in(&self.core.prefix)?;
+        let shared = &self.core.shared;
+        shared.check_open()?;
+        let Some(power) = shared.backend.powers().administer else {
+            return Err(LockError::Unsupported { backend: shared.backend_name(), what: "breaking locks".to_owned() });
+        };
+        let broken = InRuntime::new(&shared.runtime, power.revoke(&key, None)).await?;
+        tracing::warn!(target: "tasklock", key = %shared.shown(&key), backend = shared.backend_name(), broken, "lock broken");
+        Ok(broken)
+    }
+
+    /// The same locks for synchronous code.
+    #[must_use]
+    pub fn blocking(&self) -> blocking::Locker {
+        blocking::Locker::over(self.clone())
+    }
+
+    /// What the backend can do.
+    #[must_use]
+    pub fn capabilities(&self) -> &Capabilities {
+        self.core.shared.backend.capabilities()
+    }
+
+    /// Whether the store answers: for readiness checks.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Backend`] if it does not; [`LockError::ShutDown`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping it costs nothing.
+    pub async fn ping(&self) -> Result<(), LockError> {
+        let shared = &self.core.shared;
+        shared.check_open()?;
+        Ok(InRuntime::new(&shared.runtime, shared.backend.ping()).await?)
+    }
+
+    /// What this locker has in hand just now: for metrics, and for tests that nothing stays behind.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let shared = &self.core.shared;
+        Stats {
+            held: shared.registry.len(),
+            queued_keys: shared.queue.as_ref().map_or(0, crate::queue::Queue::len),
+            background: shared.tasks.len(),
+        }
+    }
+
+    /// Ends this locker and all its clones: nothing more is acquired, waiters are told [`LockError::ShutDown`], locks
+    /// still held are lost to their holders, and every release, those and earlier ones, is awaited. Each is tried for
+    /// its own ttl; none waits for another.
+    ///
+    /// Let the work end first, then call this.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the releases go on in the background.
+    pub async fn shutdown(&self) -> Drained {
+        let shared = self.core.shared.clone();
+        let lost = shared.close();
+        let end: BoxFuture<'_, ()> = Box::pin(async {
+            shared.tasks.close();
+            shared.tasks.wait().await;
+            shared.backend.close().await;
+        });
+        InRuntime::new(&shared.runtime, end).await;
+        Drained { lost }
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    #[allow(dead_code)]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.core.shared
+    }
+}
+
+/// What a locker has in hand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Locks held.
+    pub held: usize,
+    /// Keys for which tasks of this process stand in line in front of the store.
+    pub queued_keys: usize,
+    /// Releases, and calls given up by their callers, that are being driven to their end.
+    pub background: usize,
+}
+
+/// What [`Locker::shutdown`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Drained {
+    /// How many locks were still held, and are lost to their holders.
+    pub lost: usize,
+}
+
+impl fmt::Debug for Locker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Locker").field("backend", &self.core.shared.backend).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,390 @@
+//! Locks between the tasks of one process. The embedded default, and what tests run on.
+//!
+//! # Layout
+//!
+//! A sharded map from key to its holder and a FIFO queue of waiters; an entry lives while it has either. Fencing tokens
+//! come from one counter for the whole process, seeded with the wall clock in microseconds, so that forgetting a key
+//! never resets it.
+//!
+//! # Protocol
+//!
+//! 1. *Acquire*: a free key with nobody before the caller is taken; else the caller enters the queue (unless it only
+//!    tries). A holder asking again gets the same grant, its ttl begun anew.
+//! 2. *Release* grants to the first waiter in the same step and wakes it. The grant is a claim of at most a second; the
+//!    waiter's next poll makes it a full lease. So a waiter whose future is not polled delays the others by no more.
+//! 3. *Expiry*: whoever finds a holder past its time settles the key in favour of the first waiter. Waiters look again
+//!    at the end of the holder's time, at the latest every second; one that has not looked for a while is passed over.
+//!
+//! # Cost
+//!
+//! One lock of one shard for each step; no task, no timer, no allocation beyond the key's entry.
+//!
+//! # Failure modes
+//!
+//! None of its own: it ends with the process. Tokens rise across restarts as long as fewer than a million a second
+//! were minted on average.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    future::poll_fn,
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use hashbrown::{HashTable, hash_table};
+
+use crate::{
+    Administer, AsyncLock, Attempt, BackendError, Busy, Capabilities, Claim, Clock, Expiry, Fencing, FencingToken,
+    Grant, Holder, Intent, Key, Mode, Mono, Nonce, Owner, Powers, Released, Renewed, Request, Scope, State, Ttl,
+    Validity, Wake, WakeBy,
+    lock::{BoxFuture, StepResult},
+    queue::give_back_room,
+    wall_micros,
+};
+
+/// Locks between the tasks of one process: see the [module](self) for how. Cheap to clone; clones are the same store.
+#[derive(Clone)]
+pub struct MemoryLock {
+    store: Arc<Store>,
+}
+
+struct Store {
+    shards: Box<[Mutex<HashTable<Entry>>]>,
+    clock: OnceLock<Clock>,
+}
+
+struct Entry {
+    key: Key,
+    held: Option<Held>,
+    waiters: VecDeque<Waiter>,
+}
+
+struct Held {
+    nonce: Nonce,
+    token: FencingToken,
+    owner: Arc<Owner>,
+    since: Mono,
+    expires: Mono,
+}
+
+struct Waiter {
+    nonce: Nonce,
+    ttl: Ttl,
+    owner: Arc<Owner>,
+    /// When its task last looked.
+    seen: Mono,
+    waker: Option<Waker>,
+}
+
+const SHARDS: usize = 64;
+/// How long a waiter has to take up what it was granted.
+const CLAIM: Duration = Duration::from_secs(1);
+/// How long a waiter that does not look keeps its place.
+const WAITER_LEASE: Duration = Duration::from_secs(30);
+const CAPABILITIES: Capabilities = Capabilities::new("memory")
+    .fencing(Fencing::Strong)
+    .expiry(Expiry::Server)
+    .wake(WakeBy::Push)
+    .fair(true)
+    .scope(Scope::Process);
+
+impl MemoryLock {
+    /// A store of its own.
+    #[must_use]
+    pub fn new() -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        MemoryLock { store: Arc::new(Store { shards, clock: OnceLock::new() }) }
+    }
+
+    /// The store of this name, shared by everyone in the process who asks for it while anyone has it.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        static NAMED: LazyLock<Mutex<HashMap<String, Weak<Store>>>> = LazyLock::new(Mutex::default);
+        let mut named = lock(&NAMED);
+        if let Some(store) = named.get(name).and_then(Weak::upgrade) {
+            return MemoryLock { store };
+        }
+        let fresh = Self::new();
+        named.retain(|_, store| store.strong_count() > 0);
+        named.insert(name.to_owned(), Arc::downgrade(&fresh.store));
+        fresh
+    }
+
+    /// How many keys are held or waited for.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.store.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Whether no key is held or waited for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn now(&self) -> Mono {
+        self.store.clock.get_or_init(Clock::current).now()
+    }
+
+    fn shard(&self, key: &Key) -> MutexGuard<'_, HashTable<Entry>> {
+        lock(&self.store.shards[(key.hash64() >> 32) as usize % SHARDS])
+    }
+
+    fn attempt(&self, request: &Request) -> StepResult<Attempt> {
+        if request.mode != Mode::Exclusive {
+            return Err(BackendError::fatal(format!("the memory backend does not know {:?}", request.mode)));
+        }
+        // A first attempt is made right after its clock was read.
+        let now = if let Intent::Poll { .. } = request.intent { self.now() } else { request.since };
+        let mut shard = self.shard(&request.key);
+        let entry = shard.entry(request.key.hash64(), |e| e.key == request.key, |e| e.key.hash64());
+        let entry = match entry {
+            hash_table::Entry::Vacant(vacant) => {
+                let held = Held::new(request.nonce, request.owner.clone(), now, request.until(now));
+                let grant = held.grant();
+                vacant.insert(Entry { key: request.key.clone(), held: Some(held), waiters: VecDeque::new() });
+                return Ok(Attempt::Granted(grant));
+            }
+            hash_table::Entry::Occupied(occupied) => occupied.into_mut(),
+        };
+        if let Some(held) = entry.held_by(request.nonce, now) {
+            held.expires = request.until(now);
+            return Ok(Attempt::Granted(held.grant()));
+        }
+        if request.intent != Intent::Try {
+            entry.enqueue(request, now);
+        }
+        let woken = entry.settle(Some(request), now);
+        let answer = match &mut entry.held {
+            Some(held) if held.nonce == request.nonce => Attempt::Granted(held.grant()),
+            Some(held) => {
+                let left = held.expires.since(now);
+                let holder = Arc::new(held.holder(now));
+                let place = entry.waiters.iter().rposition(|w| w.nonce == request.nonce);
+                let busy = Busy::new(Some(holder), Some(left.clamp(Duration::from_millis(1), CLAIM)));
+                Attempt::Busy(busy.position(place.and_then(|p| u32::try_from(p).ok()).unwrap_or(0)))
+            }
+            None => Attempt::Busy(Busy::default()),
+        };
+        drop(shard);
+        wake(woken);
+        Ok(answer)
+    }
+
+    fn free(&self, claim: &Claim) -> Released {
+        let mut shard = self.shard(&claim.key);
+        let Ok(mut found) = shard.find_entry(claim.key.hash64(), |e| e.key == claim.key) else {
+            return Released::NotOwner;
+        };
+        let entry = found.get_mut();
+        let released = if entry.held.as_ref().is_some_and(|held| held.nonce == claim.nonce) {
+            entry.held = None;
+            Released::Released
+        } else {
+            entry.waiters.retain(|waiter| waiter.nonce != claim.nonce);
+            Released::NotOwner
+        };
+        let woken = if entry.waiters.is_empty() { None } else { entry.settle(None, self.now()) };
+        if entry.held.is_none() && entry.waiters.is_empty() {
+            found.remove();
+            give_back_room(&mut shard, |e| e.key.hash64());
+        }
+        drop(shard);
+        wake(woken);
+        released
+    }
+
+    fn extend(&self, claim: &Claim) -> Renewed {
+        let now = self.now();
+        let mut shard = self.shard(&claim.key);
+        let found = shard.find_mut(claim.key.hash64(), |e| e.key == claim.key);
+        match found.and_then(|entry| entry.held_by(claim.nonce, now)) {
+            Some(held) => {
+                held.expires = claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl));
+                Renewed::held(Validity::Until(held.expires), Some(held.token))
+            }
+            None => Renewed::NotOwner,
+        }
+    }
+
+    fn poll_wait(&self, request: &Request, waker: &Waker) -> Poll<Wake> {
+        let now = self.now();
+        let mut shard = self.shard(&request.key);
+        let Some(entry) = shard.find_mut(request.key.hash64(), |e| e.key == request.key) else {
+            return Poll::Ready(Wake::Retry);
+        };
+        if let Some(held) = entry.held_by(request.nonce, now) {
+            held.expires = request.until(now);
+            return Poll::Ready(Wake::Granted(held.grant()));
+        }
+        // Newcomers stand at the end.
+        match entry.waiters.iter_mut().rev().find(|waiter| waiter.nonce == request.nonce) {
+            Some(waiter) => {
+                waiter.seen = now;
+                waiter.waker = Some(waker.clone());
+                Poll::Pending
+            }
+            None => Poll::Ready(Wake::Retry),
+        }
+    }
+}
+
+impl Entry {
+    /// The hold of `nonce`, if it has it and its time is not over.
+    fn held_by(&mut self, nonce: Nonce, now: Mono) -> Option<&mut Held> {
+        self.held.as_mut().filter(|held| held.nonce == nonce && held.expires > now)
+    }
+
+    fn enqueue(&mut self, request: &Request, now: Mono) {
+        match self.waiters.iter_mut().rev().find(|waiter| waiter.nonce == request.nonce) {
+            Some(waiter) => waiter.seen = now,
+            None => self.waiters.push_back(Waiter {
+                nonce: request.nonce,
+                ttl: request.ttl,
+                owner: request.owner.clone(),
+                seen: now,
+                waker: None,
+            }),
+        }
+    }
+
+    /// If nobody holds the key, gives it to the first waiter who still looks; to the caller, for its full time, if
+    /// that is the caller or if nobody waits.
+    fn settle(&mut self, caller: Option<&Request>, now: Mono) -> Option<Waker> {
+        if self.held.as_ref().is_some_and(|held| held.expires > now) {
+            return None;
+        }
+        self.held = None;
+        while let Some(waiter) = self.waiters.pop_front() {
+            if caller.is_some_and(|caller| caller.nonce == waiter.nonce) {
+                break;
+            }
+            if now.since(waiter.seen) < WAITER_LEASE {
+                let claim = waiter.ttl.duration().unwrap_or(CLAIM).min(CLAIM);
+                self.held = Some(Held::new(waiter.nonce, waiter.owner, now, now.after(claim)));
+                return waiter.waker;
+            }
+        }
+        if let Some(caller) = caller {
+            self.held = Some(Held::new(caller.nonce, caller.owner.clone(), now, caller.until(now)));
+        }
+        None
+    }
+}
+
+impl Held {
+    fn new(nonce: Nonce, owner: Arc<Owner>, since: Mono, expires: Mono) -> Self {
+        Held { nonce, token: mint(), owner, since, expires }
+    }
+
+    fn grant(&self) -> Grant {
+        Grant::new(Some(self.token), Validity::Until(self.expires))
+    }
+
+    fn holder(&self, now: Mono) -> Holder {
+        let remaining = (self.expires != Mono::NEVER).then(|| self.expires.since(now));
+        Holder::new(self.owner.clone()).held(now.since(self.since)).remaining(remaining).token(self.token)
+    }
+}
+
+fn mint() -> FencingToken {
+    static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(wall_micros()));
+    FencingToken::new(NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Outside of the shard's lock.
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl AsyncLock for MemoryLock {
+    fn capabilities(&self) -> &Capabilities {
+        &CAPABILITIES
+    }
+
+    fn try_acquire_now(&self, request: &Request) -> Option<StepResult<Attempt>> {
+        Some(self.attempt(request))
+    }
+
+    fn release_now(&self, claim: &Claim) -> Option<StepResult<Released>> {
+        Some(Ok(self.free(claim)))
+    }
+
+    async fn try_acquire(&self, request: &Request) -> StepResult<Attempt> {
+        self.attempt(request)
+    }
+
+    async fn wait(&self, request: &Request) -> StepResult<Wake> {
+        Ok(poll_fn(|cx| self.poll_wait(request, cx.waker())).await)
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Vec<StepResult<Renewed>> {
+        claims.iter().map(|claim| Ok(self.extend(claim))).collect()
+    }
+
+    async fn release(&self, claim: &Claim) -> StepResult<Released> {
+        Ok(self.free(claim))
+    }
+
+    async fn inspect(&self, key: &Key) -> StepResult<State> {
+        let now = self.now();
+        let shard = self.shard(key);
+        let Some(entry) = shard.find(key.hash64(), |e| e.key == *key) else {
+            return Ok(State::new(None, Some(0)));
+        };
+        let held = entry.held.as_ref().filter(|held| held.expires > now);
+        Ok(State::new(held.map(|held| Arc::new(held.holder(now))), Some(entry.waiters.len() as u64)))
+    }
+
+    async fn ping(&self) -> StepResult<()> {
+        Ok(())
+    }
+
+    fn powers(&self) -> Powers<'_> {
+        Powers::default().with_administer(self)
+    }
+}
+
+impl Administer for MemoryLock {
+    fn revoke<'a>(&'a self, key: &'a Key, seen: Option<Nonce>) -> BoxFuture<'a, StepResult<bool>> {
+        Box::pin(async move {
+            let now = self.now();
+            let nonce = {
+                let mut shard = self.shard(key);
+                let entry = shard.find_mut(key.hash64(), |e| e.key == *key);
+                let held = entry.and_then(|entry| entry.held.as_ref()).filter(|held| held.expires > now);
+                held.map(|held| held.nonce)
+            };
+            Ok(match nonce {
+                Some(nonce) if seen.is_none_or(|seen| seen == nonce) => {
+                    let claim = Claim::for_release(key.clone(), nonce);
+                    self.free(&claim) == Released::Released
+                }
+                _ => false,
+            })
+        })
+    }
+}
+
+impl Default for MemoryLock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryLock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryLock").field("keys", &self.len()).finish()
+    }
+}

@@ -1,0 +1,192 @@
+//! What can be set, per locker and per call, and within which limits.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{InvalidOption, Owner, RetryPolicy};
+
+/// The shortest and longest lease.
+const TTL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(24 * 3600));
+/// The longest bounded wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// How long a lease lasts without renewal. 30 s by default; 50 ms to 24 h.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ttl {
+    /// So long.
+    For(Duration),
+    /// For ever: only a release or an administrator ends it. If the holder dies, so it stays.
+    Never,
+}
+
+impl Ttl {
+    /// Its length; `None` if it never ends.
+    #[must_use]
+    pub fn duration(self) -> Option<Duration> {
+        match self {
+            Ttl::For(d) => Some(d),
+            Ttl::Never => None,
+        }
+    }
+
+    pub(crate) fn check(self) -> Result<(), InvalidOption> {
+        match self {
+            Ttl::For(d) if d < TTL.0 || d > TTL.1 => {
+                Err(InvalidOption::new("ttl", d, "a lease lasts 50 ms to 24 h, or `Ttl::Never`"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl From<Duration> for Ttl {
+    fn from(d: Duration) -> Self {
+        Ttl::For(d)
+    }
+}
+
+/// How long an acquisition waits for a lock that is held. For ever by default.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wait {
+    /// Not at all: one attempt.
+    Try,
+    /// So long, up to 30 days. Zero is one attempt.
+    For(Duration),
+    /// Until it is free.
+    Forever,
+}
+
+impl From<Duration> for Wait {
+    fn from(d: Duration) -> Self {
+        if d.is_zero() { Wait::Try } else { Wait::For(d) }
+    }
+}
+
+/// When a lease is renewed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Renew {
+    /// After a third of its ttl, again and again.
+    Auto,
+    /// This often; less than the ttl.
+    Every(Duration),
+    /// Never: the lease ends after its ttl unless extended by hand.
+    Off,
+}
+
+/// What becomes of a synchronized body whose lock is lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnLost {
+    /// It is dropped where it stands, and [`LockError::Lost`](crate::LockError::Lost) returned.
+    Cancel,
+    /// It runs to its end; the fencing token is what protects the store.
+    Finish,
+}
+
+/// Whether the end of a synchronized body waits until the store has the release.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReleaseMode {
+    /// Yes, within bounds: when the call returns, the next may go.
+    Await,
+    /// No: one round trip less, and the next may have to wait that long.
+    Background,
+}
+
+/// All settings of one acquisition.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) ttl: Ttl,
+    pub(crate) wait: Wait,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) renew: Renew,
+    pub(crate) max_hold: Option<Duration>,
+    pub(crate) on_lost: OnLost,
+    pub(crate) release: ReleaseMode,
+    pub(crate) owner: Arc<Owner>,
+    /// How long a failing store is asked again before the acquisition fails.
+    pub(crate) patience: Duration,
+    /// After how long a waiter is warned about, with the holder's name.
+    pub(crate) warn_after: Duration,
+}
+
+impl Options {
+    pub(crate) fn new(owner: Owner) -> Self {
+        Options {
+            ttl: Ttl::For(Duration::from_secs(30)),
+            wait: Wait::Forever,
+            retry: RetryPolicy::default(),
+            renew: Renew::Auto,
+            max_hold: None,
+            on_lost: OnLost::Cancel,
+            release: ReleaseMode::Await,
+            owner: Arc::new(owner),
+            patience: Duration::from_secs(10),
+            warn_after: Duration::from_secs(30),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), InvalidOption> {
+        self.ttl.check()?;
+        self.retry.check()?;
+        if let Wait::For(d) = self.wait {
+            if d > LONGEST_WAIT {
+                return Err(InvalidOption::new("wait", d, "a bounded wait is at most 30 days; use `Wait::Forever`"));
+            }
+        }
+        if let (Renew::Every(d), Ttl::For(ttl)) = (self.renew, self.ttl) {
+            if d.is_zero() || d >= ttl {
+                return Err(InvalidOption::new(
+                    "renew",
+                    d,
+                    format!("it is more than 0 and less than the ttl of {ttl:?}"),
+                ));
+            }
+        }
+        if let Some(d) = self.max_hold {
+            if d < TTL.0 {
+                return Err(InvalidOption::new("max_hold", d, "it is at least 50 ms"));
+            }
+        }
+        if self.patience > LONGEST_WAIT {
+            return Err(InvalidOption::new("patience", self.patience, "it is at most 30 days"));
+        }
+        if self.warn_after.is_zero() {
+            return Err(InvalidOption::new("warn_after", self.warn_after, "it is more than 0"));
+        }
+        Ok(())
+    }
+
+    /// The time between renewals, if there are to be any.
+    pub(crate) fn renew_every(&self) -> Option<Duration> {
+        match (self.renew, self.ttl) {
+            (Renew::Off, _) | (_, Ttl::Never) => None,
+            (Renew::Every(d), Ttl::For(_)) => Some(d),
+            (Renew::Auto, Ttl::For(ttl)) => Some(ttl / 3),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(set: impl FnOnce(&mut Options)) -> Result<(), InvalidOption> {
+        let mut options = Options::new(Owner::named("test"));
+        set(&mut options);
+        options.check()
+    }
+
+    #[test]
+    fn limits_are_named() {
+        assert!(with(|_| ()).is_ok());
+        assert!(with(|o| o.ttl = Ttl::Never).is_ok());
+        let e = with(|o| o.ttl = Duration::from_millis(49).into()).unwrap_err();
+        assert!(e.to_string().contains("49ms") && e.to_string().contains("50 ms"), "{e}");
+        assert!(with(|o| o.ttl = Duration::ZERO.into()).is_err());
+        assert!(with(|o| o.ttl = Duration::from_secs(86_401).into()).is_err());
+        assert!(with(|o| o.wait = Duration::MAX.into()).is_err());
+        assert!(with(|o| o.renew = Renew::Every(Duration::from_secs(30))).is_err());
+        assert!(with(|o| o.renew = Renew::Every(Duration::ZERO)).is_err());
+        assert!(with(|o| o.max_hold = Some(Duration::from_millis(1))).is_err());
+        assert!(with(|o| o.patience = Duration::MAX).is_err());
+        assert_eq!(Wait::from(Duration::ZERO), Wait::Try);
+    }
+}

@@ -1,0 +1,118 @@
+//! What `#[synchronized]` expands to, besides the public API. Not for others: it changes without notice.
+
+use std::sync::Arc;
+
+pub use crate::encode::KeyBuilder;
+use crate::{InvalidKey, Key, KeyLock, LockError, Locker};
+
+/// The locker to be used where none is named.
+pub fn locker() -> Result<Locker, LockError> {
+    crate::default_locker()
+}
+
+/// A lock on `key`; what is wrong with either comes out of its first use.
+pub fn key_lock(locker: Result<Locker, LockError>, key: Result<Key, InvalidKey>) -> KeyLock {
+    match (locker, key) {
+        (Ok(locker), key) => locker.key(key),
+        (Err(error), key) => KeyLock::new(Err(error), key),
+    }
+}
+
+/// What `lock = …` may be.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a locker",
+    label = "expected a `Locker`",
+    note = "`lock = …` takes a `Locker`, a reference to one, or an `Arc`, `Option` or `Result` of one"
+)]
+pub trait IntoLocker {
+    /// The locker.
+    fn into_locker(&self) -> Result<Locker, LockError>;
+}
+
+impl IntoLocker for Locker {
+    fn into_locker(&self) -> Result<Locker, LockError> {
+        Ok(self.clone())
+    }
+}
+
+impl<T: IntoLocker + ?Sized> IntoLocker for &T {
+    fn into_locker(&self) -> Result<Locker, LockError> {
+        (**self).into_locker()
+    }
+}
+
+impl<T: IntoLocker + ?Sized> IntoLocker for Arc<T> {
+    fn into_locker(&self) -> Result<Locker, LockError> {
+        (**self).into_locker()
+    }
+}
+
+impl<T: IntoLocker> IntoLocker for Option<T> {
+    fn into_locker(&self) -> Result<Locker, LockError> {
+        self.as_ref().ok_or(LockError::NoLocker)?.into_locker()
+    }
+}
+
+impl<T: IntoLocker, E: Clone + Into<LockError>> IntoLocker for Result<T, E> {
+    fn into_locker(&self) -> Result<Locker, LockError> {
+        self.as_ref().map_err(|error| error.clone().into())?.into_locker()
+    }
+}
+
+/// A return type that can say that the lock was not to be had.
+#[diagnostic::on_unimplemented(
+    message = "`#[synchronized]` cannot return a lock error as `{Self}`",
+    label = "not a `Result` whose error is `From<LockError>`",
+    note = "return `Result<_, E>` with `E: From<tasklock::LockError>`, or add `on_error = …` to the attribute"
+)]
+pub trait Outcome {
+    /// The value that says so.
+    fn refused(error: LockError) -> Self;
+}
+
+impl<T, E: From<LockError>> Outcome for Result<T, E> {
+    fn refused(error: LockError) -> Self {
+        Err(error.into())
+    }
+}
+
+/// A return type that can say that nothing was done because somebody else is at it.
+#[diagnostic::on_unimplemented(
+    message = "`skip_if_locked` cannot skip as `{Self}`",
+    label = "not `()`, `Option<_>`, or a `Result` of those",
+    note = "return `()`, `Option<_>`, or a `Result` of those"
+)]
+pub trait Skip {
+    /// The value that says so.
+    fn skipped() -> Self;
+}
+
+impl Skip for () {
+    fn skipped() -> Self {}
+}
+
+impl<T> Skip for Option<T> {
+    fn skipped() -> Self {
+        None
+    }
+}
+
+impl<S: Skip, E> Skip for Result<S, E> {
+    fn skipped() -> Self {
+        Ok(S::skipped())
+    }
+}
+
+/// For functions that had no arrow: their results tend to vanish in spawned tasks.
+pub fn log_refused(function: &str, error: &LockError) {
+    tracing::error!(target: "tasklock", function, "not run, or not to its end: {error}");
+}
+
+/// For `on_error = panic`.
+///
+/// # Panics
+///
+/// Always.
+pub fn panic_refused(function: &str, error: LockError) -> ! {
+    panic!("{function}: {error}")
+}

@@ -1,0 +1,168 @@
+//! The leases a locker has, and when each needs the keeper.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use slab::Slab;
+use tokio::sync::Notify;
+
+use crate::{Key, Mono, lease::Hold};
+
+/// Sharded, because every acquisition and release writes to it. Entries are scanned rather than ordered: adding and
+/// removing must cost next to nothing, for most locks are gone before they are first due.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    shards: Box<[Mutex<Slab<Entry>>]>,
+    /// The keeper sleeps until then, whatever has left the registry in the meantime: so a busy locker wakes it once in
+    /// a renewal period, not once in an acquisition.
+    wake_at: AtomicU64,
+    sooner: Notify,
+}
+
+#[derive(Debug)]
+struct Entry {
+    hold: Arc<Hold>,
+    /// When the keeper must look at it: its renewal or its deadline.
+    next: Mono,
+    renew_at: Mono,
+    /// Renewals due within this much of each other go together.
+    gather: Duration,
+    renewing: bool,
+}
+
+/// What a scan found to do.
+#[derive(Debug, Default)]
+pub(crate) struct Due {
+    pub(crate) expired: Vec<Arc<Hold>>,
+    pub(crate) renew: Vec<Arc<Hold>>,
+}
+
+const SHARDS: usize = 32;
+/// A slab keeps the room of its busiest hour; an empty one larger than this gives it back.
+const ROOM_KEPT: usize = 256;
+
+impl Registry {
+    pub(crate) fn new() -> Self {
+        Registry {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            wake_at: AtomicU64::new(u64::MAX),
+            sooner: Notify::new(),
+        }
+    }
+
+    /// Adds a hold, to be renewed at `renew_at`.
+    pub(crate) fn insert(&self, hold: Arc<Hold>, renew_at: Mono) {
+        let next = renew_at.min(hold.deadline());
+        {
+            let mut shard = self.shard(&hold.claim.key);
+            let slot = shard.vacant_entry();
+            hold.slot.store(u32::try_from(slot.key()).unwrap_or(u32::MAX), Ordering::Relaxed);
+            let gather = hold.renew_every.map_or(Duration::ZERO, |period| period / 16);
+            slot.insert(Entry { hold, next, renew_at, gather, renewing: false });
+        }
+        self.wake_by(next);
+    }
+
+    /// Removes a hold, if it is here.
+    pub(crate) fn remove(&self, hold: &Arc<Hold>) {
+        let mut shard = self.shard(&hold.claim.key);
+        let slot = hold.slot.load(Ordering::Relaxed) as usize;
+        if shard.get(slot).is_some_and(|entry| Arc::ptr_eq(&entry.hold, hold)) {
+            shard.remove(slot);
+        }
+    }
+
+    /// A renewal has ended: the next is due at `renew_at`.
+    pub(crate) fn renewed(&self, hold: &Arc<Hold>, renew_at: Mono) {
+        let next = renew_at.min(hold.deadline());
+        {
+            let mut shard = self.shard(&hold.claim.key);
+            let slot = hold.slot.load(Ordering::Relaxed) as usize;
+            let Some(entry) = shard.get_mut(slot).filter(|entry| Arc::ptr_eq(&entry.hold, hold)) else { return };
+            (entry.next, entry.renew_at, entry.renewing) = (next, renew_at, false);
+        }
+        self.wake_by(next);
+    }
+
+    /// Takes out what has expired, marks what is due for renewal (or nearly, so that renewals gather), and notes when
+    /// to look again.
+    pub(crate) fn scan(&self, now: Mono) -> Due {
+        self.wake_at.store(u64::MAX, Ordering::SeqCst);
+        let mut due = Due::default();
+        let mut soonest = Mono::NEVER;
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            shard.retain(|_, entry| {
+                if entry.next > now.after(entry.gather) {
+                    soonest = soonest.min(entry.next);
+                    return true;
+                }
+                let deadline = entry.hold.deadline();
+                if deadline <= now {
+                    due.expired.push(entry.hold.clone());
+                    return false;
+                }
+                if !entry.renewing && entry.renew_at <= now.after(entry.gather) {
+                    entry.renewing = true;
+                    due.renew.push(entry.hold.clone());
+                }
+                entry.next = if entry.renewing { deadline } else { entry.renew_at.min(deadline) };
+                soonest = soonest.min(entry.next);
+                true
+            });
+            if shard.is_empty() && shard.capacity() > ROOM_KEPT {
+                *shard = Slab::new();
+            }
+        }
+        self.wake_at.fetch_min(soonest.as_nanos(), Ordering::SeqCst);
+        due
+    }
+
+    /// Takes everything out.
+    pub(crate) fn drain(&self) -> Vec<Arc<Hold>> {
+        self.shards.iter().flat_map(|shard| lock(shard).drain().map(|e| e.hold).collect::<Vec<_>>()).collect()
+    }
+
+    /// The holds on `key`.
+    pub(crate) fn find(&self, wanted: impl Fn(&Hold) -> bool) -> Vec<Arc<Hold>> {
+        let matching = |shard: &Mutex<Slab<Entry>>| {
+            lock(shard).iter().filter(|(_, e)| wanted(&e.hold)).map(|(_, e)| e.hold.clone()).collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(matching).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// When the keeper must scan next.
+    pub(crate) fn wake_at(&self) -> Mono {
+        Mono::from_nanos(self.wake_at.load(Ordering::SeqCst))
+    }
+
+    /// Completes when [`wake_at`](Registry::wake_at) has become sooner.
+    pub(crate) async fn sooner(&self) {
+        self.sooner.notified().await;
+    }
+
+    fn wake_by(&self, next: Mono) {
+        if next.as_nanos() < self.wake_at.load(Ordering::SeqCst)
+            && next.as_nanos() < self.wake_at.fetch_min(next.as_nanos(), Ordering::SeqCst)
+        {
+            self.sooner.notify_one();
+        }
+    }
+
+    fn shard(&self, key: &Key) -> MutexGuard<'_, Slab<Entry>> {
+        lock(&self.shards[key.hash64() as usize % SHARDS])
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

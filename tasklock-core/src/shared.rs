@@ -1,0 +1,232 @@
+//! What a locker, its guards and its keeper share; and how a hold ends.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::{oneshot, watch},
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    BackendError, Clock, Guard, Key, LockError, LossReason, Mono, Observed, Observer, ReleaseOutcome, Released,
+    erased::DynLock,
+    key::Prefix,
+    lease::{Hold, Phase},
+    lock::{BoxFuture, StepResult},
+    options::Options,
+    queue::Queue,
+    registry::Registry,
+    release::{self, Driven},
+};
+
+/// Everything but the settings: what outlives the last locker until its releases are through.
+pub(crate) struct Shared {
+    pub(crate) backend: Arc<dyn DynLock>,
+    pub(crate) clock: Clock,
+    pub(crate) registry: Registry,
+    pub(crate) queue: Option<Queue>,
+    /// Releases, and calls whose callers are gone. Counts them, and waits for them at shutdown.
+    pub(crate) tasks: TaskTracker,
+    pub(crate) signal: watch::Sender<Signal>,
+    pub(crate) closed: AtomicBool,
+    pub(crate) runtime: Handle,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
+    pub(crate) redact: bool,
+}
+
+/// What every waiter listens to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Signal {
+    /// Raised when notifications may have been missed.
+    pub(crate) rechecks: u64,
+    /// Nothing more is acquired.
+    pub(crate) closed: bool,
+}
+
+/// A locker's settings over [`Shared`]. Held by lockers and guards.
+pub(crate) struct Core {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) prefix: Prefix,
+    pub(crate) options: Options,
+    /// Dropped with the last locker and guard; the keeper sees it, lets the releases finish and ends.
+    pub(crate) _alive: oneshot::Sender<Infallible>,
+}
+
+/// How long a release is waited for before it goes on in the background.
+pub(crate) const RELEASE_WAIT: Duration = Duration::from_secs(5);
+
+impl Shared {
+    pub(crate) fn backend_name(&self) -> &'static str {
+        self.backend.capabilities().backend
+    }
+
+    pub(crate) fn check_open(&self) -> Result<(), LockError> {
+        if self.closed.load(Ordering::Acquire) { Err(LockError::ShutDown) } else { Ok(()) }
+    }
+
+    /// Gives a hold back, if that needs no waiting: it was lost already, or the backend answers at once. `None`: call
+    /// [`release`](Shared::release).
+    pub(crate) fn release_at_once(self: &Arc<Self>, hold: &Arc<Hold>) -> Option<ReleaseOutcome> {
+        if !self.begin_release(hold) {
+            return Some(ReleaseOutcome::AlreadyLost);
+        }
+        self.release_now(hold).map(|released| self.released(hold, released))
+    }
+
+    /// Waits until the store has an ended hold back, within bounds; after that it goes on in the background.
+    pub(crate) async fn release(self: Arc<Self>, hold: Arc<Hold>) -> Result<ReleaseOutcome, LockError> {
+        let end = Driven::new(self.clone(), Box::pin(release::hold(self, hold)));
+        let late =
+            |_| BackendError::unknown(format!("not confirmed within {RELEASE_WAIT:?}; goes on in the background"));
+        Ok(tokio::time::timeout(RELEASE_WAIT, end).await.map_err(late)??)
+    }
+
+    /// Gives a hold back without waiting: what a dropped guard does, on whatever thread.
+    pub(crate) fn release_in_background(self: &Arc<Self>, hold: &Arc<Hold>) {
+        if self.begin_release(hold) {
+            self.let_go(hold);
+        }
+    }
+
+    /// Ends a hold as lost, tells its holder, and leaves nothing of it at the store.
+    pub(crate) fn lose(self: &Arc<Self>, hold: &Arc<Hold>, reason: LossReason) {
+        if !hold.end(Phase::Lost(reason)) {
+            return;
+        }
+        self.registry.remove(hold);
+        let held = self.clock.now().since(hold.acquired);
+        let (key, token, backend) = (self.shown(&hold.claim.key), hold.token().get(), self.backend_name());
+        tracing::warn!(target: "tasklock", %key, backend, token, held = ?held, "lock lost: {reason}");
+        self.observe(|| Observed::Lost { key: &hold.claim.key, held, reason });
+        if reason != LossReason::Stolen {
+            self.let_go(hold);
+        }
+    }
+
+    /// Drives a future to its end, whoever stops waiting for it. If the runtime is gone the future is dropped, and
+    /// says so itself.
+    pub(crate) fn drive(&self, future: BoxFuture<'static, ()>) {
+        self.tasks.spawn_on(future, &self.runtime);
+    }
+
+    /// No more acquisitions; every hold is lost.
+    pub(crate) fn close(self: &Arc<Self>) -> usize {
+        self.closed.store(true, Ordering::Release);
+        self.signal.send_modify(|signal| signal.closed = true);
+        let holds = self.registry.drain();
+        for hold in &holds {
+            self.lose(hold, LossReason::ShutDown);
+        }
+        holds.len()
+    }
+
+    pub(crate) fn released(&self, hold: &Hold, released: Released) -> ReleaseOutcome {
+        let outcome = match released {
+            Released::Released => ReleaseOutcome::Released,
+            Released::NotOwner => ReleaseOutcome::AlreadyLost,
+        };
+        let now = self.clock.now();
+        if tracing::enabled!(target: "tasklock", tracing::Level::DEBUG) {
+            let (key, token, backend) = (self.shown(&hold.claim.key), hold.token().get(), self.backend_name());
+            tracing::debug!(target: "tasklock", %key, backend, token, held = ?now.since(hold.acquired), "{outcome:?}");
+        }
+        self.observe(|| Observed::Released { key: &hold.claim.key, held: now.since(hold.acquired), outcome });
+        outcome
+    }
+
+    pub(crate) fn observe<'a>(&self, event: impl FnOnce() -> Observed<'a>) {
+        if let Some(observer) = &self.observer {
+            observer.observe(&event());
+        }
+    }
+
+    /// A key as logs show it.
+    pub(crate) fn shown<'a>(&self, key: &'a Key) -> Shown<'a> {
+        if self.redact { Shown::Hash(key.hash64()) } else { Shown::Name(key.name()) }
+    }
+
+    /// Whether the hold was still ours to give back. One past its deadline is lost instead, though the keeper may not
+    /// have come to it.
+    fn begin_release(self: &Arc<Self>, hold: &Arc<Hold>) -> bool {
+        if self.clock.now() >= hold.deadline() {
+            self.lose(hold, hold.reason_at_deadline());
+        }
+        let ours = hold.end(Phase::Released);
+        if ours {
+            self.registry.remove(hold);
+        }
+        ours
+    }
+
+    /// Takes an ended hold off the store, at once if the backend can.
+    fn let_go(self: &Arc<Self>, hold: &Arc<Hold>) {
+        if let Some(released) = self.release_now(hold) {
+            if hold.phase() == Phase::Released {
+                self.released(hold, released);
+            }
+            return;
+        }
+        let end = release::hold(self.clone(), hold.clone());
+        self.drive(Box::pin(async move {
+            let _ = end.await;
+        }));
+    }
+
+    fn release_now(&self, hold: &Hold) -> Option<Released> {
+        if !hold.take_wire() {
+            return None;
+        }
+        let released = self.backend.release_now(&hold.claim).and_then(StepResult::ok);
+        match released {
+            Some(_) => hold.keep_wire(),
+            None => hold.give_wire_back(),
+        }
+        released
+    }
+}
+
+impl Core {
+    /// A grant turned into a guard, unless its time is over already.
+    pub(crate) fn guard(self: &Arc<Self>, hold: Hold, confirm: bool, now: Mono) -> Guard {
+        let hold = Arc::new(hold);
+        let renew_at = match hold.renew_every {
+            _ if confirm => now,
+            None => Mono::NEVER,
+            // Up to a tenth earlier, so that leases taken together are not renewed together for ever.
+            Some(period) => now.after(period - period / 10_240 * u32::try_from(hold.claim.nonce.jitter()).unwrap_or(0)),
+        };
+        self.shared.registry.insert(hold.clone(), renew_at);
+        Guard::new(self.clone(), hold)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("backend", &self.backend).finish_non_exhaustive()
+    }
+}
+
+/// A key's name, or if names are not to be shown, a number that stands for it in this process.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shown<'a> {
+    Name(&'a str),
+    Hash(u64),
+}
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Shown::Name(name) => f.write_str(name),
+            Shown::Hash(hash) => write!(f, "#{hash:016x}"),
+        }
+    }
+}
