@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Guard, Key, Lease, LockError, OnLost, ReleaseMode, ReleaseOutcome, lease::Phase, options::Options, shared::Shared,
+    Guard, Key, Lease, LockError, LossReason, OnLost, ReleaseMode, ReleaseOutcome, options::Options, shared::Shared,
 };
 
 tokio::task_local! {
@@ -90,17 +90,17 @@ where
         return Ok(value);
     }
     let released = guard.release().await;
-    match (released, lease.0.phase()) {
-        // Ours by the clock to the last, and yet the store has it for somebody else: they may have run together.
-        (Ok(ReleaseOutcome::AlreadyLost), Phase::Released) if options.on_lost == OnLost::Cancel => {
-            let reason = crate::LossReason::Stolen;
+    match released {
+        // Ours by the clock to the last, and yet the store had it for somebody else: they may have run together.
+        Ok(ReleaseOutcome::AlreadyLost) if options.on_lost == OnLost::Cancel && lease.0.within_its_time() => {
+            let reason = LossReason::Stolen;
             Err(LockError::Lost { key: lease.key().clone(), token: lease.fencing_token(), reason })
         }
-        (Err(error), _) => {
+        Ok(_) => Ok(value),
+        Err(error) => {
             tracing::warn!(target: "tasklock", "body done, release failed: {error}");
             Ok(value)
         }
-        _ => Ok(value),
     }
 }
 

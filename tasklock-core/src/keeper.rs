@@ -94,30 +94,31 @@ fn next_event(shared: &Arc<Shared>) -> BoxFuture<'static, Event> {
 /// Renews these in one call and notes the outcome of each.
 async fn renew_batch(shared: Arc<Shared>, holds: Vec<Arc<Hold>>) {
     // Those released since, or being extended by hand, are left out; of the others none is released meanwhile.
-    let mut wires = Vec::with_capacity(holds.len());
+    let mut renewing = Vec::with_capacity(holds.len());
     for hold in holds {
-        match Wire::take(&hold) {
-            Some(wire) => wires.push(wire),
-            None => shared.registry.renewed(&hold, shared.clock.now().after(pause(&hold))),
+        if hold.begin_renewal() {
+            renewing.push(Renewing(hold));
+        } else {
+            shared.registry.renewed(&hold, shared.clock.now().after(pause(&hold)));
         }
     }
-    if !wires.is_empty() {
-        let _ = renew_on(&shared, &wires).await;
+    if !renewing.is_empty() {
+        let _ = renew(&shared, &renewing).await;
     }
 }
 
-async fn renew_on(shared: &Arc<Shared>, wires: &[Wire]) -> Vec<Result<(), LockError>> {
-    let claims: Vec<Claim> = wires.iter().map(|wire| wire.0.claim_now()).collect();
-    wires.iter().for_each(|wire| wire.0.renewal_sent());
+async fn renew(shared: &Arc<Shared>, renewing: &[Renewing]) -> Vec<Result<(), LockError>> {
+    let claims: Vec<Claim> = renewing.iter().map(|r| r.0.claim_now()).collect();
+    renewing.iter().for_each(|r| r.0.renewal_sent());
     let bound = claims.iter().filter_map(|c| c.ttl.duration()).min().map_or(LONGEST_CALL, |ttl| ttl / CALL_PART);
     let sent = shared.clock.now();
     let outcomes = tokio::time::timeout(bound.min(LONGEST_CALL), shared.backend.renew(&claims)).await;
     let mut outcomes = outcomes.unwrap_or_default().into_iter();
     let unanswered = || Err(BackendError::unknown("no answer to a renewal in time"));
-    let settle = |(wire, claim): (&Wire, &Claim)| {
-        settle(shared, &wire.0, claim, sent, outcomes.next().unwrap_or_else(unanswered))
+    let settle = |(r, claim): (&Renewing, &Claim)| {
+        settle(shared, &r.0, claim, sent, outcomes.next().unwrap_or_else(unanswered))
     };
-    wires.iter().zip(&claims).map(settle).collect()
+    renewing.iter().zip(&claims).map(settle).collect()
 }
 
 /// Notes the outcome of one renewal, unless the hold has ended meanwhile.
@@ -176,28 +177,21 @@ fn pause(hold: &Hold) -> Duration {
     hold.ttl().duration().map_or(LONGEST_CALL, |ttl| ttl / PAUSE_PART)
 }
 
-/// The right to talk to the store about a hold, given back at the end.
-struct Wire(Arc<Hold>);
+/// A hold being renewed, until this is dropped.
+struct Renewing(Arc<Hold>);
 
-impl Wire {
-    fn take(hold: &Arc<Hold>) -> Option<Self> {
-        // Ended holds still have a wire, until their release takes it.
-        (hold.phase() == Phase::Held && hold.take_wire()).then(|| Wire(hold.clone()))
-    }
-}
-
-impl Drop for Wire {
+impl Drop for Renewing {
     fn drop(&mut self) {
-        self.0.give_wire_back();
+        self.0.end_renewal();
     }
 }
 
 /// Renews one hold by hand, for another ttl.
 pub(crate) async fn extend(shared: Arc<Shared>, hold: Arc<Hold>, ttl: Ttl) -> Result<(), LockError> {
-    if !hold.wait_for_wire().await {
+    if !hold.wait_to_renew().await {
         return Err(hold.lost_error());
     }
-    let wire = [Wire(hold)];
-    wire[0].0.set_ttl(ttl);
-    renew_on(&shared, &wire).await.pop().unwrap_or(Ok(()))
+    let renewing = [Renewing(hold)];
+    renewing[0].0.set_ttl(ttl);
+    renew(&shared, &renewing).await.pop().unwrap_or(Ok(()))
 }

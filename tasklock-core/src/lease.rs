@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{Claim, Clock, FencingToken, Key, LockError, LossReason, Mono, Ttl, Validity, options::Options};
@@ -131,11 +131,10 @@ pub(crate) struct Hold {
     /// No deadline goes beyond the maximum hold.
     max_until: Mono,
     failing: AtomicBool,
-    /// A phase in the low bits, [`WATCHED`] above.
+    /// A phase in the low bits, [`WATCHED`] and [`BUSY`] above.
     phase: AtomicU8,
-    /// One permit, taken by whoever talks to the store about this nonce. A release takes it for good: no renewal
-    /// follows it.
-    wire: Semaphore,
+    /// Rung when [`BUSY`] goes.
+    idle: Notify,
     signals: OnceLock<Signals>,
 }
 
@@ -150,6 +149,9 @@ const RELEASED: u8 = 1;
 const LOST: u8 = 2;
 /// Somebody has asked for the signals, so they must be given.
 const WATCHED: u8 = 0x80;
+/// A renewal is talking to the store. A release waits for it, and none begins once the hold has ended: so no renewal
+/// follows a release.
+const BUSY: u8 = 0x40;
 const REASONS: [LossReason; 5] =
     [LossReason::Expired, LossReason::Stolen, LossReason::Unreachable, LossReason::SessionClosed, LossReason::ShutDown];
 
@@ -168,7 +170,7 @@ impl Hold {
             max_until,
             failing: AtomicBool::new(false),
             phase: AtomicU8::new(HELD),
-            wire: Semaphore::new(1),
+            idle: Notify::new(),
             signals: OnceLock::new(),
             claim,
         }
@@ -187,7 +189,12 @@ impl Hold {
     }
 
     pub(crate) fn is_held(&self) -> bool {
-        self.phase() == Phase::Held && self.clock.now() < self.deadline()
+        self.phase() == Phase::Held && self.within_its_time()
+    }
+
+    /// Whether its deadline is still to come, held or not.
+    pub(crate) fn within_its_time(&self) -> bool {
+        self.clock.now() < self.deadline()
     }
 
     pub(crate) fn ttl(&self) -> Ttl {
@@ -249,33 +256,53 @@ impl Hold {
             Phase::Released => RELEASED,
             Phase::Lost(reason) => LOST + REASONS.iter().position(|r| *r == reason).map_or(0, |i| i as u8),
         };
-        let ended = self.phase.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
-            (phase_of(now) == Phase::Held).then_some(now & WATCHED | code)
-        });
-        match ended {
-            Ok(before) if before & WATCHED != 0 => self.give_signals(phase),
-            _ => {}
+        let ended = self.change(|now| Some(now | code));
+        if ended.is_some_and(|before| before & WATCHED != 0) {
+            self.give_signals(phase);
         }
-        ended.is_ok()
+        ended.is_some()
     }
 
-    /// The right to talk to the store about this nonce, if nobody has it.
-    pub(crate) fn take_wire(&self) -> bool {
-        self.wire.try_acquire().map(SemaphorePermit::forget).is_ok()
+    /// The right to renew, if it is held and nobody else is at it.
+    pub(crate) fn begin_renewal(&self) -> bool {
+        self.change(|now| (now & BUSY == 0).then_some(now | BUSY)).is_some()
     }
 
-    /// The same, once whoever has it is done; false if a release has it for good.
-    pub(crate) async fn wait_for_wire(&self) -> bool {
-        self.wire.acquire().await.map(SemaphorePermit::forget).is_ok()
+    /// The same, once whoever is at it is done; false if the hold has ended.
+    pub(crate) async fn wait_to_renew(&self) -> bool {
+        while !self.begin_renewal() {
+            if self.phase() != Phase::Held {
+                return false;
+            }
+            self.until_idle().await;
+        }
+        true
     }
 
-    /// Nobody is to have it any more.
-    pub(crate) fn keep_wire(&self) {
-        self.wire.close();
+    pub(crate) fn end_renewal(&self) {
+        self.phase.fetch_and(!BUSY, Ordering::AcqRel);
+        self.idle.notify_waiters();
     }
 
-    pub(crate) fn give_wire_back(&self) {
-        self.wire.add_permits(1);
+    /// Whether no renewal is talking to the store.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.phase.load(Ordering::Acquire) & BUSY == 0
+    }
+
+    pub(crate) async fn until_idle(&self) {
+        loop {
+            let rung = self.idle.notified();
+            if self.is_idle() {
+                return;
+            }
+            rung.await;
+        }
+    }
+
+    /// Changes the phase while it is held; the bits before, if they were changed.
+    fn change(&self, to: impl Fn(u8) -> Option<u8>) -> Option<u8> {
+        let held = |now| if phase_of(now) == Phase::Held { to(now) } else { None };
+        self.phase.fetch_update(Ordering::AcqRel, Ordering::Acquire, held).ok()
     }
 
     /// What to tell a caller whose lock this no longer is.
@@ -331,7 +358,7 @@ fn nanos(ttl: Ttl) -> u64 {
 }
 
 fn phase_of(code: u8) -> Phase {
-    match code & !WATCHED {
+    match code & !(WATCHED | BUSY) {
         HELD => Phase::Held,
         RELEASED => Phase::Released,
         lost => Phase::Lost(REASONS.get(usize::from(lost - LOST)).copied().unwrap_or(LossReason::Expired)),

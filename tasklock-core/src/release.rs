@@ -22,11 +22,10 @@ const PAUSES: RetryPolicy = RetryPolicy::exponential(Duration::from_millis(20), 
 /// At shutdown, a lock without an expiry is tried to be released for this long.
 const PERMANENT_AT_SHUTDOWN: Duration = Duration::from_secs(30);
 
-/// Takes an ended hold off the store. No renewal follows: it has the wire for good.
+/// Takes an ended hold off the store, once no renewal is under way.
 pub(crate) async fn hold(shared: Arc<Shared>, hold: Arc<Hold>) -> Result<ReleaseOutcome, BackendError> {
     let unfinished = Unfinished { shared: &shared, claim: &hold.claim, done: false };
-    hold.wait_for_wire().await;
-    hold.keep_wire();
+    hold.until_idle().await;
     let released = repeat(&shared, &hold.claim, hold.deadline()).await;
     unfinished.finish(released.as_ref().err());
     let released = released?;

@@ -134,12 +134,12 @@ impl Shared {
             Released::Released => ReleaseOutcome::Released,
             Released::NotOwner => ReleaseOutcome::AlreadyLost,
         };
-        let now = self.clock.now();
+        let held = || self.clock.now().since(hold.acquired);
         if tracing::enabled!(target: "tasklock", tracing::Level::DEBUG) {
             let (key, token, backend) = (self.shown(&hold.claim.key), hold.token().get(), self.backend_name());
-            tracing::debug!(target: "tasklock", %key, backend, token, held = ?now.since(hold.acquired), "{outcome:?}");
+            tracing::debug!(target: "tasklock", %key, backend, token, held = ?held(), "{outcome:?}");
         }
-        self.observe(|| Observed::Released { key: &hold.claim.key, held: now.since(hold.acquired), outcome });
+        self.observe(|| Observed::Released { key: &hold.claim.key, held: held(), outcome });
         outcome
     }
 
@@ -154,12 +154,8 @@ impl Shared {
         if self.redact { Shown::Hash(key.hash64()) } else { Shown::Name(key.name()) }
     }
 
-    /// Whether the hold was still ours to give back. One past its deadline is lost instead, though the keeper may not
-    /// have come to it.
-    fn begin_release(self: &Arc<Self>, hold: &Arc<Hold>) -> bool {
-        if self.clock.now() >= hold.deadline() {
-            self.lose(hold, hold.reason_at_deadline());
-        }
+    /// Whether the hold was still ours to give back. The clock is not asked: whether it was too late, the store knows.
+    fn begin_release(&self, hold: &Arc<Hold>) -> bool {
         let ours = hold.end(Phase::Released);
         if ours {
             self.registry.remove(hold);
@@ -182,15 +178,7 @@ impl Shared {
     }
 
     fn release_now(&self, hold: &Hold) -> Option<Released> {
-        if !hold.take_wire() {
-            return None;
-        }
-        let released = self.backend.release_now(&hold.claim).and_then(StepResult::ok);
-        match released {
-            Some(_) => hold.keep_wire(),
-            None => hold.give_wire_back(),
-        }
-        released
+        if hold.is_idle() { self.backend.release_now(&hold.claim).and_then(StepResult::ok) } else { None }
     }
 }
 
