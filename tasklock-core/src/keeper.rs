@@ -115,9 +115,8 @@ async fn renew(shared: &Arc<Shared>, renewing: &[Renewing]) -> Vec<Result<(), Lo
     let outcomes = tokio::time::timeout(bound.min(LONGEST_CALL), shared.backend.renew(&claims)).await;
     let mut outcomes = outcomes.unwrap_or_default().into_iter();
     let unanswered = || Err(BackendError::unknown("no answer to a renewal in time"));
-    let settle = |(r, claim): (&Renewing, &Claim)| {
-        settle(shared, &r.0, claim, sent, outcomes.next().unwrap_or_else(unanswered))
-    };
+    let settle =
+        |(r, claim): (&Renewing, &Claim)| settle(shared, &r.0, claim, sent, outcomes.next().unwrap_or_else(unanswered));
     renewing.iter().zip(&claims).map(settle).collect()
 }
 

@@ -30,7 +30,7 @@ use std::{
     future::poll_fn,
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Poll, Waker},
     time::Duration,
@@ -53,9 +53,14 @@ pub struct MemoryLock {
     store: Arc<Store>,
 }
 
+#[derive(Default)]
 struct Store {
     shards: Box<[Mutex<HashTable<Entry>>]>,
     clock: OnceLock<Clock>,
+    /// Nonces that were withdrawn while an attempt of theirs was still to come, and until when that is remembered.
+    /// Only a wrapper that delays calls makes any.
+    withdrawn: Mutex<VecDeque<(Nonce, Mono)>>,
+    any_withdrawn: AtomicBool,
 }
 
 struct Entry {
@@ -86,6 +91,8 @@ const SHARDS: usize = 64;
 const CLAIM: Duration = Duration::from_secs(1);
 /// How long a waiter that does not look keeps its place.
 const WAITER_LEASE: Duration = Duration::from_secs(30);
+/// How long a withdrawal is remembered.
+const WITHDRAWN: Duration = Duration::from_secs(60);
 const CAPABILITIES: Capabilities = Capabilities::new("memory")
     .fencing(Fencing::Strong)
     .expiry(Expiry::Server)
@@ -98,7 +105,7 @@ impl MemoryLock {
     #[must_use]
     pub fn new() -> Self {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        MemoryLock { store: Arc::new(Store { shards, clock: OnceLock::new() }) }
+        MemoryLock { store: Arc::new(Store { shards, ..Store::default() }) }
     }
 
     /// The store of this name, shared by everyone in the process who asks for it while anyone has it.
@@ -142,6 +149,9 @@ impl MemoryLock {
         // A first attempt is made right after its clock was read.
         let now = if let Intent::Poll { .. } = request.intent { self.now() } else { request.since };
         let mut shard = self.shard(&request.key);
+        if self.store.any_withdrawn.load(Ordering::Acquire) && self.is_withdrawn(request.nonce) {
+            return Err(BackendError::fatal("this acquisition was withdrawn before"));
+        }
         let entry = shard.entry(request.key.hash64(), |e| e.key == request.key, |e| e.key.hash64());
         let entry = match entry {
             hash_table::Entry::Vacant(vacant) => {
@@ -178,6 +188,10 @@ impl MemoryLock {
 
     fn free(&self, claim: &Claim) -> Released {
         let mut shard = self.shard(&claim.key);
+        if claim.unsettled {
+            lock(&self.store.withdrawn).push_back((claim.nonce, self.now().after(WITHDRAWN)));
+            self.store.any_withdrawn.store(true, Ordering::Release);
+        }
         let Ok(mut found) = shard.find_entry(claim.key.hash64(), |e| e.key == claim.key) else {
             return Released::NotOwner;
         };
@@ -197,6 +211,14 @@ impl MemoryLock {
         drop(shard);
         wake(woken);
         released
+    }
+
+    fn is_withdrawn(&self, nonce: Nonce) -> bool {
+        let now = self.now();
+        let mut withdrawn = lock(&self.store.withdrawn);
+        withdrawn.retain(|(_, until)| *until > now);
+        self.store.any_withdrawn.store(!withdrawn.is_empty(), Ordering::Release);
+        withdrawn.iter().any(|(n, _)| *n == nonce)
     }
 
     fn extend(&self, claim: &Claim) -> Renewed {

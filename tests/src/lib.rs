@@ -1,1 +1,1 @@
-//! Placeholder.
+//! What the tests of this folder share.

@@ -1,0 +1,499 @@
+//! What every backend must do. A backend passes when [`run_all`] returns.
+//!
+//! Each case is a public function, so that one can be run alone. Cases that a backend's capabilities exclude are left
+//! out, by what it declares and nothing else. They run against live servers and on paused time alike: nothing here
+//! sleeps for a guessed time.
+
+use std::{
+    num::NonZeroU32,
+    pin::pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::task::JoinSet;
+
+use super::{poll_times, until_quiet};
+use crate::{
+    AsyncLock, Attempt, Claim, Clock, Expiry, Fence, Fencing, FencingToken, Intent, Key, Locker, Mode, Nonce, Observed,
+    Observer, Owner, Released, Renew, Renewed, Request, Ttl, Wake, WakeBy,
+};
+
+/// Makes backends that share one store; each is a client of its own.
+pub struct Suite<F> {
+    make: F,
+    run: String,
+}
+
+/// Runs every case that the backend's capabilities do not exclude. `make` gives a new client of the same store each
+/// time it is called.
+///
+/// # Panics
+///
+/// At the first thing a backend does wrong; the message names it.
+///
+/// # Examples
+///
+/// ```
+/// use tasklock_core::{MemoryLock, testing::conformance};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)] async fn main() {
+/// let store = MemoryLock::new();
+/// conformance::run_all(async || store.clone()).await;
+/// # }
+/// ```
+pub async fn run_all<B: AsyncLock, F: AsyncFn() -> B>(make: F) {
+    let suite = Suite::new(make);
+    suite.asking_again_gets_the_same_grant().await;
+    suite.a_try_leaves_nothing().await;
+    suite.tokens_rise().await;
+    suite.a_stranger_cannot_release_or_renew().await;
+    suite.release_is_repeatable().await;
+    suite.a_withdrawn_waiter_is_never_granted().await;
+    suite.a_late_attempt_finds_nothing_after_its_withdrawal().await;
+    suite.wait_is_pushed_and_can_be_called_again().await;
+    suite.a_grant_nobody_takes_can_be_given_back().await;
+    suite.waiters_are_served_in_order().await;
+    suite.silent_holders_expire().await;
+    suite.unknown_modes_are_refused().await;
+    suite.inspect_tells_the_holder().await;
+    suite.broken_locks_pass_on().await;
+    suite.hostile_keys_are_keys_like_others().await;
+    suite.one_at_a_time().await;
+    suite.renewal_outlives_the_ttl().await;
+    suite.a_dropped_guard_lets_the_next_in().await;
+    suite.dropped_acquisitions_leave_nothing().await;
+}
+
+const TTL: Duration = Duration::from_secs(20);
+
+impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
+    /// A suite whose keys meet those of no other run.
+    pub fn new(make: F) -> Self {
+        Suite { make, run: Nonce::fresh().to_string() }
+    }
+
+    /// The same nonce asking again gets the same grant.
+    pub async fn asking_again_gets_the_same_grant(&self) {
+        let (store, key) = (self.client().await, self.key("again"));
+        let request = request(&key, Intent::Try);
+        let first = granted(store.try_acquire(&request).await, "a free key");
+        let second = granted(store.try_acquire(&request).await, "the same nonce again");
+        assert_eq!(first, second, "the same nonce got another token");
+        self.clean(&store, &request).await;
+    }
+
+    /// A try that finds the lock held leaves no waiter.
+    pub async fn a_try_leaves_nothing(&self) {
+        let (store, key) = (self.client().await, self.key("try"));
+        let (holder, other, third) =
+            (request(&key, Intent::Try), request(&key, Intent::Try), request(&key, Intent::Try));
+        granted(store.try_acquire(&holder).await, "a free key");
+        busy(store.try_acquire(&other).await, "a held key");
+        assert_eq!(released(store.release(&Claim::of(&holder)).await), Released::Released);
+        granted(store.try_acquire(&third).await, "a key whose other candidate only tried");
+        self.clean(&store, &third).await;
+    }
+
+    /// Tokens rise from grant to grant, from client to client.
+    pub async fn tokens_rise(&self) {
+        let key = self.key("tokens");
+        let mut last = FencingToken::NONE;
+        for _ in 0..20 {
+            let store = self.client().await;
+            let request = request(&key, Intent::Try);
+            let token = granted(store.try_acquire(&request).await, "a free key");
+            match store.capabilities().fencing {
+                Fencing::None => assert_eq!(token, None, "a token where none is declared"),
+                Fencing::Weak | Fencing::Strong => {
+                    let token = token.expect("a token is declared, and none came");
+                    assert!(token > last, "{token} after {last}");
+                    last = token;
+                }
+            }
+            self.clean(&store, &request).await;
+        }
+    }
+
+    /// Only the nonce that holds can release or renew.
+    pub async fn a_stranger_cannot_release_or_renew(&self) {
+        let (store, key) = (self.client().await, self.key("stranger"));
+        let (holder, stranger) = (request(&key, Intent::Try), request(&key, Intent::Try));
+        let token = granted(store.try_acquire(&holder).await, "a free key");
+        assert_eq!(released(store.release(&Claim::of(&stranger)).await), Released::NotOwner);
+        let claims = [Claim::of(&stranger), Claim::of(&holder)];
+        let renewed = store.renew(&claims).await;
+        assert_eq!(renewed.len(), 2, "one outcome a claim");
+        assert!(matches!(renewed[0], Ok(Renewed::NotOwner)), "a stranger renewed: {:?}", renewed[0]);
+        let Ok(Renewed::Held { token: told, .. }) = renewed[1] else { panic!("the holder did not: {:?}", renewed[1]) };
+        assert!(told.is_none() || told == token, "renewed under another token");
+        busy(store.try_acquire(&request(&key, Intent::Try)).await, "a key still held");
+        self.clean(&store, &holder).await;
+    }
+
+    /// A release may be sent again, and changes nothing for the next holder.
+    pub async fn release_is_repeatable(&self) {
+        let (store, key) = (self.client().await, self.key("repeat"));
+        let (first, second) = (request(&key, Intent::Try), request(&key, Intent::Try));
+        granted(store.try_acquire(&first).await, "a free key");
+        assert_eq!(released(store.release(&Claim::of(&first)).await), Released::Released);
+        granted(store.try_acquire(&second).await, "a released key");
+        assert_eq!(released(store.release(&Claim::of(&first)).await), Released::NotOwner);
+        let renewed = store.renew(&[Claim::of(&first)]).await;
+        assert!(matches!(renewed[..], [Ok(Renewed::NotOwner)]), "renewed after release: {renewed:?}");
+        busy(store.try_acquire(&request(&key, Intent::Try)).await, "a key a repeated release must not free");
+        self.clean(&store, &second).await;
+    }
+
+    /// A waiter that left gets nothing.
+    pub async fn a_withdrawn_waiter_is_never_granted(&self) {
+        let (store, key) = (self.client().await, self.key("withdraw"));
+        let (holder, waiter, third) =
+            (request(&key, Intent::Try), request(&key, Intent::Wait), request(&key, Intent::Try));
+        granted(store.try_acquire(&holder).await, "a free key");
+        busy(store.try_acquire(&waiter).await, "a held key");
+        assert_eq!(released(store.release(&Claim::of(&waiter)).await), Released::NotOwner);
+        self.clean(&store, &holder).await;
+        granted(store.try_acquire(&third).await, "a key whose only waiter has left");
+        self.clean(&store, &third).await;
+    }
+
+    /// A release that comes before its own attempt leaves that attempt nothing to take.
+    pub async fn a_late_attempt_finds_nothing_after_its_withdrawal(&self) {
+        let (store, key) = (self.client().await, self.key("late"));
+        let (late, next) = (request(&key, Intent::Wait), request(&key, Intent::Try));
+        let mut claim = Claim::of(&late);
+        claim.unsettled = true;
+        assert_eq!(released(store.release(&claim).await), Released::NotOwner);
+        if let Ok(Attempt::Granted(_)) = store.try_acquire(&late).await {
+            panic!("a withdrawn nonce was granted");
+        }
+        granted(store.try_acquire(&next).await, "a key nobody has");
+        self.clean(&store, &next).await;
+    }
+
+    /// A push reaches the waiter, also if its first wait was dropped.
+    pub async fn wait_is_pushed_and_can_be_called_again(&self) {
+        let (store, key) = (self.client().await, self.key("push"));
+        if store.capabilities().wake != WakeBy::Push {
+            return;
+        }
+        let (holder, waiter) = (request(&key, Intent::Try), request(&key, Intent::Wait));
+        granted(store.try_acquire(&holder).await, "a free key");
+        busy(store.try_acquire(&waiter).await, "a held key");
+        let early = poll_times(pin!(store.wait(&waiter)), 1).await;
+        assert!(!matches!(early, Some(Ok(Wake::Granted(_)))), "granted while held");
+        self.clean(&store, &holder).await;
+        self.until_granted(&store, &waiter).await;
+        busy(store.try_acquire(&request(&key, Intent::Try)).await, "a key the waiter has");
+        self.clean(&store, &waiter).await;
+    }
+
+    /// A grant whose waiter is gone goes to the next.
+    pub async fn a_grant_nobody_takes_can_be_given_back(&self) {
+        let (store, key) = (self.client().await, self.key("untaken"));
+        let (holder, gone, next) =
+            (request(&key, Intent::Try), request(&key, Intent::Wait), request(&key, Intent::Wait));
+        granted(store.try_acquire(&holder).await, "a free key");
+        busy(store.try_acquire(&gone).await, "a held key");
+        self.clean(&store, &holder).await;
+        let _ = released(store.release(&Claim::of(&gone)).await);
+        self.until_granted(&store, &next).await;
+        self.clean(&store, &next).await;
+    }
+
+    /// First come, first served, where that is declared.
+    pub async fn waiters_are_served_in_order(&self) {
+        let (store, key) = (self.client().await, self.key("order"));
+        if !store.capabilities().fair {
+            return;
+        }
+        let holder = request(&key, Intent::Try);
+        granted(store.try_acquire(&holder).await, "a free key");
+        let mut waiters = Vec::new();
+        for _ in 0..5 {
+            let (store, request) = (self.client().await, request(&key, Intent::Wait));
+            busy(store.try_acquire(&request).await, "a held key");
+            waiters.push((store, request));
+        }
+        self.clean(&store, &holder).await;
+        for (store, request) in &waiters {
+            self.until_granted(store, request).await;
+            busy(store.try_acquire(&self::request(&key, Intent::Try)).await, "a key others wait for");
+            self.clean(store, request).await;
+        }
+    }
+
+    /// A holder that goes silent is replaced, and knows before the next one has the lock.
+    pub async fn silent_holders_expire(&self) {
+        let (here, there) = (self.client().await, self.client().await);
+        if here.capabilities().expiry != Expiry::Server {
+            return;
+        }
+        let name = self.name("silent");
+        let (here, there) = (locker(here), locker(there));
+        let silent = here.key(&name).ttl(Duration::from_millis(300)).renew(Renew::Off);
+        let silent = silent.acquire().await.expect("a free key");
+        let next = there.acquire(&name).await.expect("an expired key");
+        assert!(!silent.is_held(), "two holders");
+        assert!(next.is_held() && fenced_after(&next, &silent), "tokens went back over an expiry");
+        next.release().await.expect("a release");
+        drop(silent);
+        until_quiet(&here).await;
+    }
+
+    /// A mode that is not declared is an error, not an exclusive lock.
+    pub async fn unknown_modes_are_refused(&self) {
+        let (store, key) = (self.client().await, self.key("modes"));
+        let mut request = request(&key, Intent::Try);
+        let declared = store.capabilities().clone();
+        let permit = Mode::Permit { of: NonZeroU32::MIN };
+        for (mode, known) in [(Mode::Shared, declared.shared), (permit, declared.permits)] {
+            request.mode = mode;
+            let outcome = store.try_acquire(&request).await;
+            assert_eq!(outcome.is_ok(), known, "{mode:?} is declared {known}: {outcome:?}");
+            let _ = store.release(&Claim::of(&request)).await;
+        }
+    }
+
+    /// Others see who holds.
+    pub async fn inspect_tells_the_holder(&self) {
+        let (store, key) = (self.client().await, self.key("inspect"));
+        assert!(store.inspect(&key).await.expect("an answer").is_free(), "an unknown key is free");
+        let request = request(&key, Intent::Try);
+        let token = granted(store.try_acquire(&request).await, "a free key");
+        let state = store.inspect(&key).await.expect("an answer");
+        let holder = state.holder.expect("a holder");
+        assert!(holder.token.is_none() || holder.token == token, "inspect tells another token");
+        self.clean(&store, &request).await;
+        assert!(store.inspect(&key).await.expect("an answer").is_free(), "a released key is free");
+    }
+
+    /// Breaking a lock lets the next in, and the holder notices.
+    pub async fn broken_locks_pass_on(&self) {
+        let (here, there) = (self.client().await, self.client().await);
+        if here.powers().administer.is_none() {
+            return;
+        }
+        let name = self.name("broken");
+        let (here, there) = (locker(here), locker(there));
+        let first = here.key(&name).ttl(Duration::from_millis(600)).acquire().await.expect("a free key");
+        assert!(there.break_lock(&name).await.expect("an answer"), "there was a holder");
+        let next = there.acquire(&name).await.expect("a broken key");
+        let lost = first.lost().await;
+        assert_eq!(lost, crate::LossReason::Stolen, "the holder was told another reason");
+        assert!(fenced_after(&next, &first), "tokens went back over a break");
+        assert_eq!(first.release().await.expect("an answer"), crate::ReleaseOutcome::AlreadyLost);
+        assert!(next.is_held(), "the broken holder's release took the next one's lock");
+        next.release().await.expect("a release");
+        assert!(!there.break_lock(&name).await.expect("an answer"), "nobody held it");
+    }
+
+    /// Keys that try to leave their place, or to be another.
+    pub async fn hostile_keys_are_keys_like_others(&self) {
+        let store = self.client().await;
+        let long = "x".repeat(512 - self.run.len() - 1);
+        let hostile = [
+            "a", "A", "a:b", "a/b", "../a", "a\\b", "{a}", "{a}b", "}{", "*", "a*", "a?", "[a]", "%2F", "%", "a%00",
+            " ", "a b", ".", "..", "\u{e9}", "e\u{301}", "ключ", "日本", "'", "\"", "$a", "a;b", "a=b", "a,b", "a|b",
+            "\u{feff}", &long,
+        ];
+        let mut held = Vec::new();
+        for name in hostile {
+            let key = Key::new(format!("{name}@{}", self.run)).expect("a valid name");
+            let request = request(&key, Intent::Try);
+            granted(store.try_acquire(&request).await, name);
+            held.push(request);
+        }
+        for request in &held {
+            assert_eq!(released(store.release(&Claim::of(request)).await), Released::Released, "{}", request.key);
+        }
+    }
+
+    /// Tasks of two clients, one counter: none is lost, and no older token is ever seen after a newer one.
+    pub async fn one_at_a_time(&self) {
+        let lockers = [locker(self.client().await), locker(self.client().await)];
+        let name = self.name("exclusion");
+        let strong = lockers[0].capabilities().fencing == Fencing::Strong;
+        let (counter, fence) = (Arc::new(AtomicU64::new(0)), Arc::new(Fence::new()));
+        let mut tasks = JoinSet::new();
+        for task in 0..8 {
+            let lock = lockers[task % 2].key(&name);
+            let (counter, fence) = (counter.clone(), fence.clone());
+            tasks.spawn(async move {
+                for _ in 0..10 {
+                    let guard = lock.acquire().await.expect("the lock");
+                    let seen = counter.load(Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                    counter.store(seen + 1, Ordering::Relaxed);
+                    assert!(!strong || fence.admit(guard.fencing_token()).is_ok(), "a token went back");
+                    if task % 3 != 0 {
+                        guard.release().await.expect("a release");
+                    }
+                }
+            });
+        }
+        while let Some(task) = tasks.join_next().await {
+            task.expect("no task fails");
+        }
+        assert_eq!(counter.load(Ordering::Relaxed), 80, "an increment was lost: two were in at once");
+        self.clean_after(&lockers).await;
+    }
+
+    /// Renewal keeps a lock beyond its ttl.
+    pub async fn renewal_outlives_the_ttl(&self) {
+        let renewals = Renewals::default();
+        let builder = Locker::builder(self.client().await).observer(renewals.clone()).ttl(Duration::from_millis(400));
+        let lock = builder.build().expect("a locker");
+        let guard = lock.acquire(self.name("renewal")).await.expect("a free key");
+        renewals.until(6).await;
+        assert!(guard.held() >= Duration::from_millis(400), "six renewals within one ttl");
+        assert!(guard.is_held(), "lost while renewed");
+        assert_eq!(guard.release().await.expect("an answer"), crate::ReleaseOutcome::Released);
+    }
+
+    /// Dropping a guard releases.
+    pub async fn a_dropped_guard_lets_the_next_in(&self) {
+        let (here, there) = (locker(self.client().await), locker(self.client().await));
+        let name = self.name("dropped");
+        let guard = here.acquire(&name).await.expect("a free key");
+        assert!(there.try_acquire(&name).await.expect("an answer").is_none(), "held by one, free for the other");
+        drop(guard);
+        drop(there.acquire(&name).await.expect("a key given back"));
+        self.clean_after(&[here, there]).await;
+    }
+
+    /// An acquisition dropped after its n-th poll, for every n, leaves no holder, no waiter and no task; whether the
+    /// lock is free, held, or released meanwhile.
+    pub async fn dropped_acquisitions_leave_nothing(&self) {
+        let (here, there) = (locker(self.client().await), locker(self.client().await));
+        let name = self.name("cancel");
+        for released_after in [0, 1, 2, 3, usize::MAX] {
+            let most = if released_after == usize::MAX { 6 } else { 100 };
+            for polls in 0..most {
+                let mut blocker = (released_after > 0).then_some(there.acquire(&name).await.expect("a free key"));
+                let done = {
+                    let mut acquisition = pin!(here.acquire(&name));
+                    let first = poll_times(acquisition.as_mut(), polls.min(released_after)).await;
+                    if polls > released_after {
+                        blocker = None;
+                    }
+                    let after = polls.saturating_sub(released_after);
+                    let then = if first.is_none() { poll_times(acquisition.as_mut(), after).await } else { None };
+                    first.or(then).map(|outcome| drop(outcome.expect("the lock"))).is_some()
+                };
+                drop(blocker);
+                until_quiet(&here).await;
+                until_quiet(&there).await;
+                let state = there.inspect(&name).await.expect("an answer");
+                assert!(state.is_free(), "left a holder: {released_after} {polls} {state:?}");
+                assert_eq!(state.waiters.unwrap_or(0), 0, "left a waiter: {released_after} {polls}");
+                assert_eq!(here.stats(), crate::Stats::default(), "left something: {released_after} {polls}");
+                if done {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn client(&self) -> B {
+        (self.make)().await
+    }
+
+    fn name(&self, case: &str) -> String {
+        format!("{case}@{}", self.run)
+    }
+
+    fn key(&self, case: &str) -> Key {
+        Key::new(self.name(case)).expect("a valid name")
+    }
+
+    async fn clean(&self, store: &B, request: &Request) {
+        assert_eq!(released(store.release(&Claim::of(request)).await), Released::Released, "{}", request.key);
+    }
+
+    async fn clean_after(&self, lockers: &[Locker]) {
+        for locker in lockers {
+            until_quiet(locker).await;
+        }
+    }
+
+    /// Waits as core does, without its timers.
+    async fn until_granted(&self, store: &B, request: &Request) {
+        let mut request = request.clone();
+        for attempt in 0.. {
+            match store.try_acquire(&request).await.expect("an answer") {
+                Attempt::Granted(_) => return,
+                Attempt::Busy(busy) => {
+                    let hint = busy.retry_in.unwrap_or(Duration::from_secs(1)).min(Duration::from_secs(1));
+                    match tokio::time::timeout(hint, store.wait(&request)).await {
+                        Ok(Ok(Wake::Granted(_))) => return,
+                        Ok(Ok(Wake::Retry)) | Err(_) => {}
+                        Ok(Err(error)) => panic!("a wait failed: {error}"),
+                    }
+                }
+            }
+            assert!(attempt < 100, "{} is never granted", request.key);
+            request.intent = Intent::Poll { attempt: attempt + 1 };
+        }
+    }
+}
+
+impl<F> std::fmt::Debug for Suite<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Suite").field("run", &self.run).finish_non_exhaustive()
+    }
+}
+
+fn locker(backend: impl AsyncLock) -> Locker {
+    Locker::builder(backend).prefix("").build().expect("a locker")
+}
+
+fn request(key: &Key, intent: Intent) -> Request {
+    let (owner, now) = (Arc::new(Owner::named("conformance")), Clock::current().now());
+    Request::new(key.clone(), Nonce::fresh(), Ttl::For(TTL), intent, owner, now)
+}
+
+fn granted(outcome: crate::StepResult<Attempt>, what: &str) -> Option<FencingToken> {
+    match outcome {
+        Ok(Attempt::Granted(grant)) => grant.token,
+        other => panic!("{what} was not granted: {other:?}"),
+    }
+}
+
+fn busy(outcome: crate::StepResult<Attempt>, what: &str) {
+    assert!(matches!(outcome, Ok(Attempt::Busy(_))), "{what} was not busy: {outcome:?}");
+}
+
+fn released(outcome: crate::StepResult<Released>) -> Released {
+    outcome.expect("a release is answered")
+}
+
+fn fenced_after(next: &crate::Guard, before: &crate::Guard) -> bool {
+    let none = next.fencing_token() == FencingToken::NONE;
+    none || next.fencing_token() > before.fencing_token()
+}
+
+/// Counts renewals, and can be waited on.
+#[derive(Clone, Default)]
+struct Renewals(Arc<(Mutex<u32>, tokio::sync::Notify)>);
+
+impl Renewals {
+    async fn until(&self, count: u32) {
+        while *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) < count {
+            self.0.1.notified().await;
+        }
+    }
+}
+
+impl Observer for Renewals {
+    fn observe(&self, event: &Observed<'_>) {
+        if let Observed::Renewed { error: None, .. } = event {
+            *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+            self.0.1.notify_one();
+        }
+    }
+}

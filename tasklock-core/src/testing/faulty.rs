@@ -1,0 +1,300 @@
+//! A backend that misbehaves on demand.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    future::{Future, pending},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    AsyncLock, Attempt, BackendError, Capabilities, Claim, Event, Key, LossReason, Nonce, Powers, Released, Renewed,
+    Request, State, StepResult, Wake,
+};
+
+/// What can go wrong with one call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// It fails before it is sent.
+    Refuse,
+    /// It fails, and not in a way that passes.
+    Fatal,
+    /// It takes effect, and its reply is lost.
+    LoseReply,
+    /// It is sent so much later.
+    DelayRequest(Duration),
+    /// It takes effect, and its reply comes so much later.
+    DelayReply(Duration),
+    /// It reaches the store twice.
+    Duplicate,
+    /// The caller is told at once that the reply is lost; the request reaches the store so much later.
+    Straggle(Duration),
+    /// It never reaches the store and is never answered.
+    Hang,
+}
+
+/// Which call.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Op {
+    /// [`AsyncLock::try_acquire`].
+    TryAcquire,
+    /// [`AsyncLock::wait`]: only [`Fault::Refuse`] and [`Fault::Hang`] make sense.
+    Wait,
+    /// [`AsyncLock::renew`].
+    Renew,
+    /// [`AsyncLock::release`].
+    Release,
+    /// [`AsyncLock::inspect`].
+    Inspect,
+    /// [`AsyncLock::ping`].
+    Ping,
+}
+
+/// A call that was begun, in the order they were.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Call {
+    /// Which.
+    pub op: Op,
+    /// For whom; a renewal of several is several calls.
+    pub nonce: Nonce,
+}
+
+/// The switchboard of a [`Faulty`] backend. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Faults(Arc<Board>);
+
+#[derive(Default)]
+struct Board {
+    plan: Mutex<Plan>,
+    told: Notify,
+}
+
+#[derive(Default)]
+struct Plan {
+    next: HashMap<Op, VecDeque<Option<Fault>>>,
+    always: HashMap<Op, Fault>,
+    calls: Vec<Call>,
+    events: VecDeque<Event>,
+}
+
+impl Faults {
+    /// The next call of this kind that has no fault planned yet goes wrong like this.
+    pub fn next(&self, op: Op, fault: Fault) {
+        self.plan().next.entry(op).or_default().push_back(Some(fault));
+    }
+
+    /// So many calls of this kind go well before the next planned fault.
+    pub fn skip(&self, op: Op, calls: usize) {
+        self.plan().next.entry(op).or_default().extend(std::iter::repeat_n(None, calls));
+    }
+
+    /// Every call of this kind goes wrong like this, after those planned.
+    pub fn always(&self, op: Op, fault: Fault) {
+        self.plan().always.insert(op, fault);
+    }
+
+    /// Everything goes well again.
+    pub fn clear(&self) {
+        let mut plan = self.plan();
+        plan.next.clear();
+        plan.always.clear();
+    }
+
+    /// The calls begun so far.
+    #[must_use]
+    pub fn calls(&self) -> Vec<Call> {
+        self.plan().calls.clone()
+    }
+
+    /// How many calls of this kind were begun.
+    #[must_use]
+    pub fn count(&self, op: Op) -> usize {
+        self.plan().calls.iter().filter(|call| call.op == op).count()
+    }
+
+    /// The backend says that this nonce has lost its hold.
+    pub fn lose(&self, nonce: Nonce, reason: LossReason) {
+        self.tell(Event::Lost(nonce, reason));
+    }
+
+    /// The backend says that notifications may have been missed.
+    pub fn recheck(&self) {
+        self.tell(Event::Recheck);
+    }
+
+    fn tell(&self, event: Event) {
+        self.plan().events.push_back(event);
+        self.0.told.notify_one();
+    }
+
+    fn begin(&self, op: Op, nonce: Option<Nonce>) -> Option<Fault> {
+        let mut plan = self.plan();
+        plan.calls.extend(nonce.map(|nonce| Call { op, nonce }));
+        let planned = plan.next.get_mut(&op).and_then(VecDeque::pop_front);
+        planned.unwrap_or_else(|| plan.always.get(&op).copied())
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.0.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Faults").field("calls", &self.plan().calls.len()).finish_non_exhaustive()
+    }
+}
+
+/// A backend around another, whose calls go wrong as its [`Faults`] say. It has no synchronous fast path: every call
+/// is one that can go wrong.
+///
+/// # Examples
+///
+/// ```
+/// use tasklock_core::{LockError, Locker, MemoryLock, testing::{Fault, Faulty, Op}};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), LockError> {
+/// let (backend, faults) = Faulty::new(MemoryLock::new());
+/// let lock = Locker::new(backend)?;
+/// faults.next(Op::TryAcquire, Fault::LoseReply);
+/// let guard = lock.acquire("job:7").await?; // a lost reply costs no lock
+/// assert_eq!(faults.count(Op::TryAcquire), 2);
+/// # drop(guard);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Faulty<B> {
+    inner: Arc<B>,
+    faults: Faults,
+}
+
+impl<B: AsyncLock> Faulty<B> {
+    /// Wraps a backend; the faults are planned through the handle.
+    pub fn new(inner: B) -> (Self, Faults) {
+        let faults = Faults::default();
+        (Faulty { inner: Arc::new(inner), faults: faults.clone() }, faults)
+    }
+
+    async fn send<T, F>(&self, fault: Option<Fault>, call: impl Fn(Arc<B>) -> F) -> StepResult<T>
+    where
+        F: Future<Output = StepResult<T>> + Send + 'static,
+        T: Send + 'static,
+    {
+        let call = || call(self.inner.clone());
+        let lost = || BackendError::unknown("injected: the reply is lost");
+        match fault {
+            None => call().await,
+            Some(Fault::Refuse) => Err(BackendError::transient("injected: not sent")),
+            Some(Fault::Fatal) => Err(BackendError::fatal("injected: refused for good")),
+            Some(Fault::Hang) => pending().await,
+            Some(Fault::LoseReply) => {
+                let _ = call().await;
+                Err(lost())
+            }
+            Some(Fault::DelayRequest(delay)) => {
+                tokio::time::sleep(delay).await;
+                call().await
+            }
+            Some(Fault::DelayReply(delay)) => {
+                let reply = call().await;
+                tokio::time::sleep(delay).await;
+                reply
+            }
+            Some(Fault::Duplicate) => {
+                let _ = call().await;
+                call().await
+            }
+            Some(Fault::Straggle(delay)) => {
+                let late = call();
+                tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    let _ = late.await;
+                });
+                Err(lost())
+            }
+        }
+    }
+}
+
+impl<B: AsyncLock> AsyncLock for Faulty<B> {
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn try_acquire(&self, request: &Request) -> StepResult<Attempt> {
+        let fault = self.faults.begin(Op::TryAcquire, Some(request.nonce));
+        let call = |inner: Arc<B>| {
+            let request = request.clone();
+            async move { inner.try_acquire(&request).await }
+        };
+        self.send(fault, call).await
+    }
+
+    async fn wait(&self, request: &Request) -> StepResult<Wake> {
+        match self.faults.begin(Op::Wait, Some(request.nonce)) {
+            Some(Fault::Refuse) => Err(BackendError::transient("injected: not sent")),
+            Some(Fault::Hang) => pending().await,
+            _ => self.inner.wait(request).await,
+        }
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Vec<StepResult<Renewed>> {
+        let mut faults = claims.iter().map(|claim| self.faults.begin(Op::Renew, Some(claim.nonce))).collect::<Vec<_>>();
+        let fault = faults.drain(..).flatten().next();
+        let call = |inner: Arc<B>| {
+            let claims = claims.to_vec();
+            async move { Ok(inner.renew(&claims).await) }
+        };
+        match self.send(fault, call).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => claims.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
+    async fn release(&self, claim: &Claim) -> StepResult<Released> {
+        let fault = self.faults.begin(Op::Release, Some(claim.nonce));
+        let call = |inner: Arc<B>| {
+            let claim = claim.clone();
+            async move { inner.release(&claim).await }
+        };
+        self.send(fault, call).await
+    }
+
+    async fn inspect(&self, key: &Key) -> StepResult<State> {
+        let fault = self.faults.begin(Op::Inspect, None);
+        let call = |inner: Arc<B>| {
+            let key = key.clone();
+            async move { inner.inspect(&key).await }
+        };
+        self.send(fault, call).await
+    }
+
+    async fn event(&self) -> Event {
+        loop {
+            let event = self.faults.plan().events.pop_front();
+            match event {
+                Some(event) => return event,
+                None => tokio::select! {
+                    () = self.faults.0.told.notified() => {}
+                    event = self.inner.event() => return event,
+                },
+            }
+        }
+    }
+
+    async fn ping(&self) -> StepResult<()> {
+        let fault = self.faults.begin(Op::Ping, None);
+        self.send(fault, |inner| async move { inner.ping().await }).await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+
+    fn powers(&self) -> Powers<'_> {
+        self.inner.powers()
+    }
+}
