@@ -28,7 +28,7 @@ pub enum Fault {
     DelayRequest(Duration),
     /// It takes effect, and its reply comes so much later.
     DelayReply(Duration),
-    /// It reaches the store twice.
+    /// It reaches the store twice; the first answer is the one that comes back.
     Duplicate,
     /// The caller is told at once that the reply is lost; the request reaches the store so much later.
     Straggle(Duration),
@@ -204,8 +204,9 @@ impl<B: AsyncLock> Faulty<B> {
                 reply
             }
             Some(Fault::Duplicate) => {
+                let first = call().await;
                 let _ = call().await;
-                call().await
+                first
             }
             Some(Fault::Straggle(delay)) => {
                 let late = call();
