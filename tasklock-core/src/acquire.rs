@@ -15,7 +15,7 @@ use crate::{
     options::Options,
     queue::{Place, Seen},
     release,
-    retry::RetryPolicy,
+    retry::{Pauses, RetryPolicy},
     runtime::InRuntime,
     shared::{Core, Shared},
 };
@@ -24,6 +24,7 @@ use crate::{
 const FALLBACK: Duration = Duration::from_secs(30);
 /// How often a failing store is asked by a call that is not to wait.
 const TRY_ATTEMPTS: u32 = 3;
+const LEAST_PAUSE: Duration = Duration::from_millis(1);
 const ERROR_PAUSES: RetryPolicy = RetryPolicy::exponential(Duration::from_millis(20), Duration::from_secs(1));
 
 /// Acquires `key`.
@@ -53,7 +54,7 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
     let may_ask = place.as_ref().is_none_or(Place::is_in_front);
     let answer = if may_ask { shared.backend.try_acquire_now(&request) } else { None };
     if let Some(Ok(Attempt::Granted(grant))) = &answer {
-        if let Some(guard) = accept(core, &request, false, grant, now, now, options) {
+        if let Some(guard) = accept(core, &request, false, grant, Times { started: now, sent: now, now }, options) {
             return Ok(AtOnce::Granted(guard));
         }
     }
@@ -63,7 +64,7 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
         core: core.clone(),
         place,
         started: now,
-        answer,
+        answer: answer.map(|answer| (now, answer)),
         asked,
         attempt: 0,
         unsettled: false,
@@ -72,20 +73,25 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
     })))
 }
 
-/// A guard for a grant, sent for at `sent`; none if its time is over already.
+/// When the caller asked, when the attempt was sent, and when its answer came.
+struct Times {
+    started: Mono,
+    sent: Mono,
+    now: Mono,
+}
+
+/// A guard for a grant; none if its time is over already.
 fn accept(
     core: &Arc<Core>,
     request: &Request,
     unsettled: bool,
     grant: &Grant,
-    sent: Mono,
-    started: Mono,
+    at: Times,
     options: &Options,
 ) -> Option<Guard> {
+    let Times { started, sent, now } = at;
     let shared = &core.shared;
     let deadline = lease::deadline(request.ttl, sent, grant.validity);
-    // Asked at once and granted at once, the time is still that of the sending.
-    let now = if sent == started { sent } else { shared.clock.now() };
     if deadline <= now {
         return None;
     }
@@ -106,8 +112,8 @@ struct Pursuit {
     place: Option<Place>,
     request: Request,
     started: Mono,
-    /// The answer to an attempt already made.
-    answer: Option<StepResult<Attempt>>,
+    /// An answer that is there already, and when its attempt was sent (or, if it was pushed, when it came).
+    answer: Option<(Mono, StepResult<Attempt>)>,
     /// Whether this nonce was ever sent.
     asked: bool,
     attempt: u32,
@@ -138,68 +144,55 @@ impl Pursuit {
 
     async fn pursue(&mut self, options: &Options) -> Result<Guard, LockError> {
         let shared = self.core.shared.clone();
-        let clock = shared.clock;
         let mut signal = shared.signal.subscribe();
         let mut pauses = options.retry.start();
         let mut error_pauses = ERROR_PAUSES.start();
         let mut failing: Option<(Mono, u32)> = None;
         self.take_turn(options).await?;
-        let mut wake = None;
         loop {
-            let mut sent = self.started;
-            let answer = match (wake.take(), self.answer.take()) {
-                (Some(granted), _) => {
-                    sent = clock.now();
-                    Ok(Attempt::Granted(granted))
-                }
-                (None, Some(answer)) => answer,
-                (None, None) => {
-                    sent = clock.now();
-                    self.ask(options.patience).await
-                }
+            let (sent, answer) = match self.answer.take() {
+                Some(answered) => answered,
+                None => (shared.clock.now(), self.ask(options.patience).await),
             };
-            let again_at = match answer {
-                Ok(Attempt::Granted(grant)) => match self.accept(&grant, sent, options) {
-                    Some(guard) => return Ok(guard),
-                    None => continue,
-                },
+            match answer {
+                Ok(Attempt::Granted(grant)) => {
+                    if let Some(guard) = self.accept(&grant, sent, options) {
+                        return Ok(guard);
+                    }
+                }
                 Ok(Attempt::Busy(busy)) => {
                     failing = None;
                     self.found_busy(&busy, options)?;
-                    match shared.backend.capabilities().wake {
-                        WakeBy::Push => sent.after(busy.retry_in.unwrap_or(FALLBACK)),
-                        WakeBy::Poll => sent.after(busy.retry_in.unwrap_or(Duration::MAX).min(pauses.next())),
+                    let again_in = match shared.backend.capabilities().wake {
+                        WakeBy::Push => busy.retry_in.unwrap_or(FALLBACK),
+                        WakeBy::Poll => busy.retry_in.unwrap_or(Duration::MAX).min(pauses.next()),
+                    };
+                    tokio::select! {
+                        biased;
+                        () = self.until_told(sent, &mut error_pauses) => {}
+                        _ = signal.changed() => {}
+                        () = shared.clock.sleep_until(sent.after(again_in)) => {}
                     }
                 }
                 Err(error) => {
                     let (since, count) = failing.get_or_insert((sent, 0));
                     *count += 1;
                     self.found_failing(error, *since, *count, options)?;
-                    clock.now().after(error_pauses.next())
+                    tokio::time::sleep(error_pauses.next()).await;
                 }
-            };
-            let woken = {
-                let wait = async {
-                    match shared.backend.wait(&self.request).await {
-                        Ok(wake) => wake,
-                        // The pause is for a store that fails at once, time and again.
-                        Err(_) => {
-                            clock.sleep_until(clock.now().after(error_pauses.next())).await;
-                            Wake::Retry
-                        }
-                    }
-                };
-                tokio::select! {
-                    biased;
-                    wake = wait => wake,
-                    _ = signal.changed() => Wake::Retry,
-                    () = clock.sleep_until(again_at) => Wake::Retry,
-                }
-            };
-            if let Wake::Granted(grant) = woken {
-                wake = Some(grant);
             }
             self.attempt += 1;
+        }
+    }
+
+    /// Completes when the store has something to say to a waiter; what it grants is kept as the next answer.
+    async fn until_told(&mut self, sent: Mono, error_pauses: &mut Pauses) {
+        let shared = &self.core.shared;
+        match shared.backend.wait(&self.request).await {
+            Ok(Wake::Granted(grant)) => self.answer = Some((shared.clock.now(), Ok(Attempt::Granted(grant)))),
+            // However often it says so, the store is not asked without a pause.
+            Ok(Wake::Retry) => shared.clock.sleep_until(sent.after(LEAST_PAUSE)).await,
+            Err(_) => tokio::time::sleep(error_pauses.next()).await,
         }
     }
 
@@ -220,7 +213,7 @@ impl Pursuit {
     /// One attempt, driven to its answer even if this is dropped meanwhile.
     async fn ask(&mut self, bound: Duration) -> StepResult<Attempt> {
         let backend = &self.core.shared.backend;
-        if self.attempt > 0 && self.request.intent != Intent::Try {
+        if self.asked && self.request.intent != Intent::Try {
             self.request.intent = Intent::Poll { attempt: self.attempt };
         }
         self.asked = true;
@@ -237,12 +230,16 @@ impl Pursuit {
 
     /// A guard, or, if the grant came too late to be of use, a fresh start under another nonce.
     fn accept(&mut self, grant: &Grant, sent: Mono, options: &Options) -> Option<Guard> {
-        let guard = accept(&self.core, &self.request, self.unsettled, grant, sent, self.started, options);
+        let at = Times { started: self.started, sent, now: self.core.shared.clock.now() };
+        let guard = accept(&self.core, &self.request, self.unsettled, grant, at, options);
         if guard.is_some() {
             self.asked = false;
         } else {
             self.withdraw();
             self.request.nonce = Nonce::fresh();
+            if self.request.intent != Intent::Try {
+                self.request.intent = Intent::Wait;
+            }
             self.request.since = self.core.shared.clock.now();
         }
         guard

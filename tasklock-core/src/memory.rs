@@ -134,6 +134,13 @@ impl MemoryLock {
         self.len() == 0
     }
 
+    /// For how many keys there is room without growing.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.store.shards.iter().map(|shard| lock(shard).capacity()).sum()
+    }
+
     fn now(&self) -> Mono {
         self.store.clock.get_or_init(Clock::current).now()
     }
