@@ -51,6 +51,9 @@ pub enum LockError {
     /// An option out of its range.
     #[error(transparent)]
     InvalidOption(#[from] InvalidOption),
+    /// An address that cannot be understood, or that says something unknown.
+    #[error(transparent)]
+    InvalidUrl(#[from] InvalidUrl),
     /// The backend cannot do what is asked or demanded.
     #[error("the {backend} backend lacks {what}")]
     Unsupported {
@@ -118,6 +121,25 @@ impl LockError {
 
 fn by(holder: &Option<Arc<Holder>>) -> String {
     holder.as_ref().map_or_else(String::new, |h| format!(" by {h}"))
+}
+
+/// What is wrong with an address. Secrets in it are not shown.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{url}: {reason}")]
+#[non_exhaustive]
+pub struct InvalidUrl {
+    /// The address, without user, password and the values of its parameters.
+    pub url: String,
+    /// What is wrong, and what would be right.
+    pub reason: String,
+}
+
+impl InvalidUrl {
+    /// `url` must have been freed of secrets before.
+    #[must_use]
+    pub fn new(url: impl Into<String>, reason: impl Into<String>) -> Self {
+        InvalidUrl { url: url.into(), reason: reason.into() }
+    }
 }
 
 /// How a held lock was lost.

@@ -37,6 +37,8 @@ mod erased;
 mod error;
 mod guard;
 mod holder;
+#[cfg(feature = "axum")]
+mod http;
 mod keeper;
 mod key;
 mod keyed;
@@ -65,7 +67,7 @@ pub use crate::{
     clock::{Clock, Mono, wall_micros},
     current::current,
     encode::{KeyWriter, LockKey},
-    error::{Applied, BackendError, InvalidOption, LockError, LossReason},
+    error::{Applied, BackendError, InvalidOption, InvalidUrl, LockError, LossReason},
     guard::{Guard, ReleaseOutcome},
     holder::{Holder, Owner, State},
     key::{IntoKey, InvalidKey, Key},

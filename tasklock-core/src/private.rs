@@ -24,6 +24,7 @@ pub fn key_lock(locker: Result<Locker, LockError>, key: Result<Key, InvalidKey>)
     label = "expected a `Locker`",
     note = "`lock = …` takes a `Locker`, a reference to one, or an `Arc`, `Option` or `Result` of one"
 )]
+#[allow(clippy::wrong_self_convention)] // `lock = self.locker` must not move out of `self`
 pub trait IntoLocker {
     /// The locker.
     fn into_locker(&self) -> Result<Locker, LockError>;

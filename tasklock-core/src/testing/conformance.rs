@@ -4,6 +4,9 @@
 //! out, by what it declares and nothing else. They run against live servers and on paused time alike: nothing here
 //! sleeps for a guessed time.
 
+// A factory's futures need not be `Send`, so the suite's are not.
+#![allow(clippy::future_not_send)]
+
 use std::{
     num::NonZeroU32,
     pin::pin,

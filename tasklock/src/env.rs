@@ -1,0 +1,40 @@
+//! A locker from the environment.
+
+use std::{env, ffi::OsString};
+
+use tasklock_core::{InvalidUrl, LockError, Locker};
+
+use crate::connect;
+
+/// Connects to the store that the environment names in `TASKLOCK_URL`: see [`connect`] for what it may be.
+///
+/// # Errors
+///
+/// [`LockError::InvalidUrl`] if it is not set or not text: a service that falls back to locks of its own process, in
+/// silence, lets every other instance in. Else as [`connect`].
+///
+/// # Cancel safety
+///
+/// As [`connect`].
+pub async fn from_env() -> Result<Locker, LockError> {
+    connect(address(env::var_os(URL))?).await
+}
+
+const URL: &str = "TASKLOCK_URL";
+
+fn address(value: Option<OsString>) -> Result<String, InvalidUrl> {
+    let missing = "is not set; it names the store, or is `memory:` for locks within one process";
+    let value = value.ok_or_else(|| InvalidUrl::new(URL, missing))?;
+    value.into_string().map_err(|_| InvalidUrl::new(URL, "is not UTF-8"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn says_what_is_missing() {
+        assert!(address(None).unwrap_err().to_string().contains("TASKLOCK_URL"));
+        assert_eq!(address(Some("memory:".into())).unwrap(), "memory:");
+    }
+}
