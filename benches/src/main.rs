@@ -5,6 +5,7 @@
 //! rounds; compare them within one run only. Nothing is asserted.
 
 mod memory;
+mod ours;
 mod peers;
 mod report;
 mod stats;
@@ -79,6 +80,10 @@ fn main() -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
 
     let mut entrants = peers::all();
+    {
+        let _within = runtime.enter();
+        entrants.extend(ours::all()?);
+    }
     entrants.retain(|entrant| arguments.wants(entrant.as_ref()));
     if entrants.is_empty() {
         return Err("no subject has such a name".into());
