@@ -1,2 +1,81 @@
-//! Tasks of this repository.
-fn main() {}
+//! Tasks of this repository: `cargo xtask <task>`.
+
+mod cargo;
+mod examples;
+mod programs;
+
+use std::{
+    env,
+    error::Error,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+type Failure = Box<dyn Error>;
+
+const USAGE: &str = "\
+usage: cargo xtask <task>
+
+  test           installs the programs the tests need, runs the examples that end
+                 by themselves, then every test of the workspace; further
+                 arguments go to cargo test
+  ci             everything a change has to pass: .ci/run
+  bench          measures tasklock and its peers side by side, prints a table and
+                 writes target/bench.json; further arguments go to the harness
+                 (--quick, --rounds N, --only TEXT)";
+
+fn main() -> ExitCode {
+    let mut arguments = env::args().skip(1);
+    let task = arguments.next();
+    let rest: Vec<String> = arguments.collect();
+    let done = match task.as_deref() {
+        Some("test") => test(&rest),
+        Some("ci") if rest.is_empty() => ci(),
+        Some("bench") => bench(&rest),
+        Some("help" | "--help" | "-h") => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        _ => Err(USAGE.into()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The tests come last, so that what a reader sees at the end is their result.
+fn test(arguments: &[String]) -> Result<(), Failure> {
+    programs::ensure()?;
+    examples::run()?;
+    cargo::run(cargo::command("test").args(["--workspace", "--all-features"]).args(arguments))
+}
+
+fn ci() -> Result<(), Failure> {
+    let root = workspace();
+    cargo::run(Command::new(root.join(".ci/run")).current_dir(root))
+}
+
+fn bench(arguments: &[String]) -> Result<(), Failure> {
+    let figures = target()?.join("bench.json");
+    cargo::run(
+        cargo::command("run")
+            .args(["--profile", "bench", "--package", "tasklock-benches", "--", "--json"])
+            .arg(figures)
+            .args(arguments),
+    )
+}
+
+fn workspace() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// The target folder in use, wherever the environment or a configuration put it: this program lies in it.
+fn target() -> Result<PathBuf, Failure> {
+    let program = env::current_exe()?;
+    Ok(program.ancestors().nth(2).ok_or("xtask does not run from a target folder")?.to_owned())
+}

@@ -1,0 +1,127 @@
+//! The tables measured within one process.
+
+use std::{io::IsTerminal, time::Instant};
+
+use tokio::runtime::Runtime;
+
+use crate::{
+    Plan,
+    report::{Cell, Column, Table},
+    stats::{Summary, quantile},
+    subject::{Contended, Entrant, Failure, KEYS, TASKS},
+};
+
+pub(crate) fn run(runtime: &Runtime, entrants: &[Box<dyn Entrant>], plan: Plan) -> Result<Vec<Table>, Failure> {
+    Ok(vec![uncontended(entrants, plan, 1)?, uncontended(entrants, plan, 2)?, contended(runtime, entrants, plan)?])
+}
+
+fn uncontended(entrants: &[Box<dyn Entrant>], plan: Plan, threads: usize) -> Result<Table, Failure> {
+    let per_entrant = interleave(entrants, plan.rounds, |entrant| entrant.uncontended(threads, plan.cycles))?;
+    let rows = entrants.iter().zip(per_entrant).map(|(entrant, rounds)| {
+        let ns = Summary::of(rounds);
+        (entrant.name().to_owned(), vec![Cell::of(ns.median), Cell::of(ns.p10), Cell::of(ns.p90)])
+    });
+    Ok(Table {
+        id: format!("uncontended_{threads}"),
+        title: format!(
+            "lock + unlock, {KEYS} keys, nobody waiting, {threads} thread{}",
+            if threads == 1 { "" } else { "s that share no key" }
+        ),
+        columns: vec![
+            Column::new("ns p50", "ns_p50"),
+            Column::new("round p10", "ns_p10"),
+            Column::new("round p90", "ns_p90"),
+        ],
+        rows: rows.collect(),
+    })
+}
+
+fn contended(runtime: &Runtime, entrants: &[Box<dyn Entrant>], plan: Plan) -> Result<Table, Failure> {
+    let per_entrant =
+        interleave(entrants, plan.rounds, |entrant| Ok(Hot::from(&entrant.contended(runtime, plan.hot)?)))?;
+    let rows = entrants.iter().zip(per_entrant).map(|(entrant, mut rounds)| {
+        let over = |figure: fn(&Hot) -> f64| Summary::of(rounds.iter().map(figure));
+        let (rate, p50, p99) = (over(|h| h.rate), over(|h| h.p50_us), over(|h| h.p99_us));
+        let max = rounds.iter().map(|h| h.max_us).fold(0.0, f64::max);
+        // The round in the middle, so that both counts are of the same round.
+        rounds.sort_by(|a, b| a.fairness().total_cmp(&b.fairness()));
+        let (least, most, fairness) =
+            rounds.get(rounds.len() / 2).map_or((0, 0, 0.0), |h| (h.least, h.most, h.fairness()));
+        let cells = vec![
+            Cell::of(rate.median),
+            Cell::of(p50.median),
+            Cell::of(p99.median),
+            Cell::of(max),
+            Cell { text: format!("{least}:{most}"), value: fairness },
+        ];
+        (entrant.name().to_owned(), cells)
+    });
+    Ok(Table {
+        id: format!("hot_key_{TASKS}"),
+        title: format!("one hot key, {TASKS} tasks, no hold, 2 workers"),
+        columns: vec![
+            Column::new("per second", "per_second"),
+            Column::new("wait p50 µs", "wait_p50_us"),
+            Column::new("p99 µs", "wait_p99_us"),
+            Column::new("max µs", "wait_max_us"),
+            Column::new("least:most", "least_over_most"),
+        ],
+        rows: rows.collect(),
+    })
+}
+
+/// One round on the hot key, without its samples.
+struct Hot {
+    rate: f64,
+    p50_us: f64,
+    p99_us: f64,
+    max_us: f64,
+    least: usize,
+    most: usize,
+}
+
+impl Hot {
+    fn fairness(&self) -> f64 {
+        self.least as f64 / self.most.max(1) as f64
+    }
+}
+
+impl From<&Contended> for Hot {
+    fn from(seen: &Contended) -> Self {
+        let micros = |share| quantile(&seen.waits, share) as f64 / 1000.0;
+        Self {
+            rate: seen.waits.len() as f64 / seen.elapsed.as_secs_f64(),
+            p50_us: micros(0.5),
+            p99_us: micros(0.99),
+            max_us: micros(1.0),
+            least: seen.per_task.iter().copied().min().unwrap_or_default(),
+            most: seen.per_task.iter().copied().max().unwrap_or_default(),
+        }
+    }
+}
+
+/// Runs every entrant once per round, starting with another one each time, after a round that is thrown away.
+fn interleave<T>(
+    entrants: &[Box<dyn Entrant>],
+    rounds: usize,
+    measure: impl Fn(&dyn Entrant) -> Result<T, Failure>,
+) -> Result<Vec<Vec<T>>, Failure> {
+    let (started, watched) = (Instant::now(), std::io::stderr().is_terminal());
+    let mut seen: Vec<Vec<T>> = entrants.iter().map(|_| Vec::with_capacity(rounds)).collect();
+    for entrant in entrants {
+        measure(entrant.as_ref())?;
+    }
+    for round in 0..rounds {
+        for step in 0..entrants.len() {
+            let at = (round + step) % entrants.len();
+            seen[at].push(measure(entrants[at].as_ref())?);
+        }
+        if watched {
+            eprint!("\rround {} of {rounds}, {:.0} s ", round + 1, started.elapsed().as_secs_f64());
+        }
+    }
+    if watched {
+        eprint!("\r{:40}\r", "");
+    }
+    Ok(seen)
+}

@@ -1,0 +1,43 @@
+//! Medians and percentiles, nothing more.
+
+/// The value at `share` (0 to 1) of an ascending slice, by nearest rank; the default of an empty one.
+pub(crate) fn quantile<T: Copy + Default>(ascending: &[T], share: f64) -> T {
+    let rank = (share * ascending.len() as f64).ceil() as usize;
+    ascending.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+}
+
+/// One figure over all rounds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Summary {
+    pub(crate) p10: f64,
+    pub(crate) median: f64,
+    pub(crate) p90: f64,
+}
+
+impl Summary {
+    pub(crate) fn of(rounds: impl IntoIterator<Item = f64>) -> Self {
+        let mut ascending: Vec<f64> = rounds.into_iter().collect();
+        ascending.sort_by(f64::total_cmp);
+        Self { p10: quantile(&ascending, 0.1), median: quantile(&ascending, 0.5), p90: quantile(&ascending, 0.9) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_take_the_nearest_rank() {
+        let ascending: Vec<u64> = (1..=100).collect();
+        assert_eq!(quantile(&ascending, 0.5), 50);
+        assert_eq!(quantile(&ascending, 0.99), 99);
+        assert_eq!(quantile(&ascending, 1.0), 100);
+        assert_eq!(quantile(&ascending, 0.0), 1);
+        assert_eq!(quantile::<u64>(&[], 0.5), 0);
+    }
+
+    #[test]
+    fn a_summary_does_not_mind_the_order_of_rounds() {
+        assert_eq!(Summary::of([3.0, 1.0, 2.0]), Summary { p10: 1.0, median: 2.0, p90: 3.0 });
+    }
+}
