@@ -101,19 +101,17 @@ async fn acquisitions_in_the_middle_of_the_line() {
             async move { lock.acquire("job").await.map(drop) }
         });
         tokio::task::yield_now().await;
-        {
-            let mut dropped = pin!(lock.acquire("job"));
-            assert!(poll_times(dropped.as_mut(), polls).await.is_none());
-            let behind = tokio::spawn({
-                let lock = lock.clone();
-                async move { lock.acquire("job").await.map(drop) }
-            });
-            tokio::task::yield_now().await;
-            drop(first);
-            let _ = dropped;
-            ahead.await.unwrap().unwrap();
-            drop(behind);
-        }
+        let mut dropped = Box::pin(lock.acquire("job"));
+        assert!(poll_times(dropped.as_mut(), polls).await.is_none());
+        let behind = tokio::spawn({
+            let lock = lock.clone();
+            async move { lock.acquire("job").await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        drop(first);
+        ahead.await.unwrap().unwrap();
+        drop(dropped);
+        behind.await.unwrap().unwrap();
         until_quiet(&lock).await;
         drop(lock.acquire("job").await.unwrap());
         until_quiet(&lock).await;

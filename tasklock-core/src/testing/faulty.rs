@@ -178,7 +178,7 @@ impl<B: AsyncLock> Faulty<B> {
         (Faulty { inner: Arc::new(inner), faults: faults.clone() }, faults)
     }
 
-    async fn send<T, F>(&self, fault: Option<Fault>, call: impl Fn(Arc<B>) -> F) -> StepResult<T>
+    async fn send<T, F>(&self, fault: Option<Fault>, call: impl Fn(Arc<B>) -> F + Send + Sync) -> StepResult<T>
     where
         F: Future<Output = StepResult<T>> + Send + 'static,
         T: Send + 'static,
