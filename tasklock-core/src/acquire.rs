@@ -29,6 +29,8 @@ const ERROR_PAUSES: RetryPolicy = RetryPolicy::exponential(Duration::from_millis
 
 /// Acquires `key`.
 pub(crate) async fn acquire(core: &Arc<Core>, key: Key, options: &Options) -> Result<Guard, LockError> {
+    // A loop over a free lock must let other tasks run, too.
+    tokio::task::coop::consume_budget().await;
     match at_once(core, key, options)? {
         AtOnce::Granted(guard) => Ok(guard),
         AtOnce::Not(pursuit) => InRuntime::new(&core.shared.runtime, pursuit.run(options)).await,
@@ -54,8 +56,9 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
     let may_ask = place.as_ref().is_none_or(Place::is_in_front);
     let answer = if may_ask { shared.backend.try_acquire_now(&request) } else { None };
     if let Some(Ok(Attempt::Granted(grant))) = &answer {
-        if let Some(guard) = accept(core, &request, false, grant, Times { started: now, sent: now, now }, options) {
-            return Ok(AtOnce::Granted(guard));
+        if let Some(deadline) = in_time(&request, grant, now, now) {
+            let times = Times { started: now, now, deadline };
+            return Ok(AtOnce::Granted(accept(core, request, false, grant, &times, options)));
         }
     }
     let asked = answer.is_some();
@@ -73,37 +76,39 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
     })))
 }
 
-/// When the caller asked, when the attempt was sent, and when its answer came.
-struct Times {
-    started: Mono,
-    sent: Mono,
-    now: Mono,
+/// The deadline of a grant whose attempt was sent at `sent`; none if it is over already, which counts as busy.
+fn in_time(request: &Request, grant: &Grant, sent: Mono, now: Mono) -> Option<Mono> {
+    let deadline = lease::deadline(request.ttl, sent, grant.validity);
+    (deadline > now).then_some(deadline)
 }
 
-/// A guard for a grant; none if its time is over already.
+/// When the caller asked, when it was answered, and until when the answer stands.
+struct Times {
+    started: Mono,
+    now: Mono,
+    deadline: Mono,
+}
+
+/// The guard for a grant.
 fn accept(
     core: &Arc<Core>,
-    request: &Request,
+    request: Request,
     unsettled: bool,
     grant: &Grant,
-    at: Times,
+    times: &Times,
     options: &Options,
-) -> Option<Guard> {
-    let Times { started, sent, now } = at;
+) -> Guard {
     let shared = &core.shared;
-    let deadline = lease::deadline(request.ttl, sent, grant.validity);
-    if deadline <= now {
-        return None;
-    }
-    let claim = Claim { token: grant.token, unsettled, ..Claim::of(request) };
-    let guard = core.guard(Hold::new(claim, options, shared.clock, now, deadline), grant.confirm, now);
-    let waited = now.since(started);
+    let claim = Claim { token: grant.token, unsettled, ..Claim::from(request) };
+    let hold = Hold::new(claim, options, shared.clock, times.now, times.deadline);
+    let guard = core.guard(hold, grant.confirm, times.now);
+    let waited = times.now.since(times.started);
     if tracing::enabled!(target: "tasklock", tracing::Level::DEBUG) {
-        let (key, backend, token) = (shared.shown(&request.key), shared.backend_name(), guard.fencing_token().get());
+        let (key, backend, token) = (shared.shown(guard.key()), shared.backend_name(), guard.fencing_token().get());
         tracing::debug!(target: "tasklock", %key, backend, token, ?waited, "acquired");
     }
-    shared.observe(|| Observed::Acquired { key: &request.key, waited, token: guard.fencing_token() });
-    Some(guard)
+    shared.observe(|| Observed::Acquired { key: guard.key(), waited, token: guard.fencing_token() });
+    guard
 }
 
 /// An acquisition that was not granted at once. Dropped, it leaves nothing at the store.
@@ -145,8 +150,7 @@ impl Pursuit {
     async fn pursue(&mut self, options: &Options) -> Result<Guard, LockError> {
         let shared = self.core.shared.clone();
         let mut signal = shared.signal.subscribe();
-        let mut pauses = options.retry.start();
-        let mut error_pauses = ERROR_PAUSES.start();
+        let (mut pauses, mut error_pauses) = (None, None);
         let mut failing: Option<(Mono, u32)> = None;
         self.take_turn(options).await?;
         loop {
@@ -165,7 +169,10 @@ impl Pursuit {
                     self.found_busy(&busy, options)?;
                     let again_in = match shared.backend.capabilities().wake {
                         WakeBy::Push => busy.retry_in.unwrap_or(FALLBACK),
-                        WakeBy::Poll => busy.retry_in.unwrap_or(Duration::MAX).min(pauses.next()),
+                        WakeBy::Poll => {
+                            let pause = pauses.get_or_insert_with(|| options.retry.start()).next();
+                            busy.retry_in.unwrap_or(Duration::MAX).min(pause)
+                        }
                     };
                     tokio::select! {
                         biased;
@@ -178,7 +185,7 @@ impl Pursuit {
                     let (since, count) = failing.get_or_insert((sent, 0));
                     *count += 1;
                     self.found_failing(error, *since, *count, options)?;
-                    tokio::time::sleep(error_pauses.next()).await;
+                    tokio::time::sleep(next_error_pause(&mut error_pauses)).await;
                 }
             }
             self.attempt += 1;
@@ -186,13 +193,13 @@ impl Pursuit {
     }
 
     /// Completes when the store has something to say to a waiter; what it grants is kept as the next answer.
-    async fn until_told(&mut self, sent: Mono, error_pauses: &mut Pauses) {
+    async fn until_told(&mut self, sent: Mono, error_pauses: &mut Option<Pauses>) {
         let shared = &self.core.shared;
         match shared.backend.wait(&self.request).await {
             Ok(Wake::Granted(grant)) => self.answer = Some((shared.clock.now(), Ok(Attempt::Granted(grant)))),
             // However often it says so, the store is not asked without a pause.
             Ok(Wake::Retry) => shared.clock.sleep_until(sent.after(LEAST_PAUSE)).await,
-            Err(_) => tokio::time::sleep(error_pauses.next()).await,
+            Err(_) => tokio::time::sleep(next_error_pause(error_pauses)).await,
         }
     }
 
@@ -230,19 +237,19 @@ impl Pursuit {
 
     /// A guard, or, if the grant came too late to be of use, a fresh start under another nonce.
     fn accept(&mut self, grant: &Grant, sent: Mono, options: &Options) -> Option<Guard> {
-        let at = Times { started: self.started, sent, now: self.core.shared.clock.now() };
-        let guard = accept(&self.core, &self.request, self.unsettled, grant, at, options);
-        if guard.is_some() {
+        let now = self.core.shared.clock.now();
+        if let Some(deadline) = in_time(&self.request, grant, sent, now) {
             self.asked = false;
-        } else {
-            self.withdraw();
-            self.request.nonce = Nonce::fresh();
-            if self.request.intent != Intent::Try {
-                self.request.intent = Intent::Wait;
-            }
-            self.request.since = self.core.shared.clock.now();
+            let times = Times { started: self.started, now, deadline };
+            return Some(accept(&self.core, self.request.clone(), self.unsettled, grant, &times, options));
         }
-        guard
+        self.withdraw();
+        self.request.nonce = Nonce::fresh();
+        self.request.since = now;
+        if self.request.intent != Intent::Try {
+            self.request.intent = Intent::Wait;
+        }
+        None
     }
 
     fn found_busy(&mut self, busy: &Busy, options: &Options) -> Result<(), LockError> {
@@ -299,6 +306,11 @@ impl Drop for Pursuit {
     fn drop(&mut self) {
         self.withdraw();
     }
+}
+
+/// Most acquisitions meet no error: the policy is started by the first.
+fn next_error_pause(pauses: &mut Option<Pauses>) -> Duration {
+    pauses.get_or_insert_with(|| ERROR_PAUSES.start()).next()
 }
 
 /// Says who is waited for, again and again, each time after twice as long.

@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    cell::RefCell,
     fmt,
     hash::{BuildHasher, Hash, Hasher},
     sync::{Arc, LazyLock},
@@ -66,10 +67,16 @@ impl Key {
         if prefix.0.is_empty() {
             return Self::from_parts(Arc::from(name), 0);
         }
-        let mut text = String::with_capacity(prefix.0.len() + name.len());
-        text.push_str(&prefix.0);
-        text.push_str(name);
-        Self::from_parts(Arc::from(text), prefix.0.len())
+        thread_local! {
+            /// One allocation a key is enough.
+            static SCRATCH: RefCell<String> = const { RefCell::new(String::new()) };
+        }
+        SCRATCH.with_borrow_mut(|text| {
+            text.clear();
+            text.push_str(&prefix.0);
+            text.push_str(name);
+            Self::from_parts(Arc::from(text.as_str()), prefix.0.len())
+        })
     }
 }
 
@@ -217,8 +224,9 @@ fn check_name(name: &str) -> Result<(), InvalidKey> {
     if name.len() > MAX_NAME {
         return Err(InvalidKey::TooLong { name: excerpt(name), len: name.len(), max: MAX_NAME });
     }
-    // C1 controls begin with 0xC2 in UTF-8: without that byte or an ASCII control there is nothing to find.
-    if name.bytes().any(|b| b < 0x20 || b == 0x7F || b == 0xC2) {
+    // C1 controls begin with 0xC2 in UTF-8: without that byte or an ASCII control there is nothing to find. No early
+    // exit, so that the compiler looks at many bytes at once.
+    if name.bytes().fold(false, |found, b| found | (b < 0x20) | (b == 0x7F) | (b == 0xC2)) {
         if let Some((at, found)) = name.char_indices().find(|(_, c)| c.is_control()) {
             return Err(InvalidKey::Control { name: excerpt(name), found, at });
         }

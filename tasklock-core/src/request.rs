@@ -105,6 +105,13 @@ impl Claim {
     }
 }
 
+impl From<Request> for Claim {
+    fn from(request: Request) -> Self {
+        let Request { key, nonce, mode, ttl, .. } = request;
+        Claim { mode, ttl, ..Self::for_release(key, nonce) }
+    }
+}
+
 /// Until when a grant or renewal stands, without a margin: core takes that off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Validity {
