@@ -131,7 +131,7 @@ impl LockerBuilder {
 
     /// As whom others see this process.
     pub fn owner(mut self, owner: Owner) -> Self {
-        self.options.owner = Arc::new(owner);
+        self.options.owner = owner;
         self
     }
 

@@ -1,46 +1,122 @@
 //! Who holds a lock, as others see it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use crate::FencingToken;
 
-/// Who a locker acquires for; what others read when they find a lock held.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-#[non_exhaustive]
-pub struct Owner {
-    /// The name of the instance; by default `application@host:pid`.
-    pub name: String,
-    /// The machine's name.
-    pub host: String,
-    /// The process id.
-    pub pid: u32,
-    /// The application; by default the executable's file name.
-    pub application: String,
+/// Who a locker acquires for; what others read when they find a lock held. Cheap to clone: nothing is counted for the
+/// process's own name, which is what nearly every lock is taken under.
+#[derive(Clone)]
+pub struct Owner(Repr);
+
+#[derive(Clone)]
+enum Repr {
+    Process(&'static Details),
+    Named(Arc<Details>),
 }
 
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Details {
+    name: String,
+    host: String,
+    pid: u32,
+    application: String,
+}
+
+static PROCESS: LazyLock<Details> = LazyLock::new(|| {
+    let executable = std::env::current_exe().ok();
+    let application = executable
+        .as_deref()
+        .and_then(|path| path.file_stem())
+        .map_or_else(|| "unknown".to_owned(), |stem| stem.to_string_lossy().into_owned());
+    let (host, pid) = (host_name(), std::process::id());
+    Details { name: format!("{application}@{host}:{pid}"), host, pid, application }
+});
+
 impl Owner {
-    /// This process under its default name.
+    /// This process under its default name, `application@host:pid`.
     #[must_use]
     pub fn this_process() -> Self {
-        let executable = std::env::current_exe().ok();
-        let application = executable
-            .as_deref()
-            .and_then(|path| path.file_stem())
-            .map_or_else(|| "unknown".to_owned(), |stem| stem.to_string_lossy().into_owned());
-        let (host, pid) = (host_name(), std::process::id());
-        Owner { name: format!("{application}@{host}:{pid}"), host, pid, application }
+        Owner(Repr::Process(&PROCESS))
     }
 
     /// This process under a name of its own.
     #[must_use]
     pub fn named(name: impl Into<String>) -> Self {
-        Owner { name: name.into(), ..Self::this_process() }
+        Owner(Repr::Named(Arc::new(Details { name: name.into(), ..PROCESS.clone() })))
+    }
+
+    /// Whoever a store has a record of.
+    #[must_use]
+    pub fn recorded(
+        name: impl Into<String>,
+        host: impl Into<String>,
+        pid: u32,
+        application: impl Into<String>,
+    ) -> Self {
+        let (name, host, application) = (name.into(), host.into(), application.into());
+        Owner(Repr::Named(Arc::new(Details { name, host, pid, application })))
+    }
+
+    /// The name of the instance.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.details().name
+    }
+
+    /// The machine's name.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.details().host
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.details().pid
+    }
+
+    /// The application; by default the executable's file name.
+    #[must_use]
+    pub fn application(&self) -> &str {
+        &self.details().application
+    }
+
+    fn details(&self) -> &Details {
+        match &self.0 {
+            Repr::Process(details) => details,
+            Repr::Named(details) => details,
+        }
     }
 }
 
+impl PartialEq for Owner {
+    fn eq(&self, other: &Self) -> bool {
+        self.details() == other.details()
+    }
+}
+
+impl Eq for Owner {}
+
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.name)
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Debug for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Details { name, host, pid, application } = self.details();
+        f.debug_struct("Owner")
+            .field("name", name)
+            .field("host", host)
+            .field("pid", pid)
+            .field("application", application)
+            .finish()
     }
 }
 
@@ -59,7 +135,7 @@ fn host_name() -> String {
 #[non_exhaustive]
 pub struct Holder {
     /// Who holds it.
-    pub owner: Arc<Owner>,
+    pub owner: Owner,
     /// How long it has been held.
     pub held: Option<Duration>,
     /// Time to expiry unless renewed; `None` if it does not expire, or the store does not tell.
@@ -71,7 +147,7 @@ pub struct Holder {
 impl Holder {
     /// A holder of whom no more is known than this.
     #[must_use]
-    pub fn new(owner: Arc<Owner>) -> Self {
+    pub fn new(owner: Owner) -> Self {
         Holder { owner, held: None, remaining: None, token: None }
     }
 

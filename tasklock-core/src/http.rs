@@ -42,7 +42,7 @@ mod tests {
     #[test]
     fn statuses() {
         let key = Key::new("job").unwrap();
-        let holder = Holder::new(Arc::new(Owner::named("x"))).remaining(Some(Duration::from_millis(7_900)));
+        let holder = Holder::new(Owner::named("x")).remaining(Some(Duration::from_millis(7_900)));
         let held = LockError::Held { key: key.clone(), holder: Some(Arc::new(holder)) };
         assert_eq!(answer(held), (409, Some("7".to_owned())));
         let timeout = LockError::Timeout { key: key.clone(), waited: Duration::ZERO, holder: None };

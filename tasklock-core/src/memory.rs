@@ -3,8 +3,8 @@
 //! # Layout
 //!
 //! A sharded map from key to its holder and a FIFO queue of waiters; an entry lives while it has either. Fencing tokens
-//! come from one counter for the whole process, seeded with the wall clock in microseconds, so that forgetting a key
-//! never resets it.
+//! come from one counter a shard, so that forgetting a key never resets it. A store's counters begin above the wall
+//! clock in microseconds and above those of every store of this process that is gone.
 //!
 //! # Protocol
 //!
@@ -53,14 +53,19 @@ pub struct MemoryLock {
     store: Arc<Store>,
 }
 
-#[derive(Default)]
 struct Store {
-    shards: Box<[Mutex<HashTable<Entry>>]>,
+    shards: Box<[Mutex<Shard>]>,
     clock: OnceLock<Clock>,
     /// Nonces that were withdrawn while an attempt of theirs was still to come, and until when that is remembered.
     /// Only a wrapper that delays calls makes any.
     withdrawn: Mutex<VecDeque<(Nonce, Mono)>>,
     any_withdrawn: AtomicBool,
+}
+
+struct Shard {
+    entries: HashTable<Entry>,
+    /// The last token minted for a key of this shard.
+    token: u64,
 }
 
 struct Entry {
@@ -72,7 +77,7 @@ struct Entry {
 struct Held {
     nonce: Nonce,
     token: FencingToken,
-    owner: Arc<Owner>,
+    owner: Owner,
     since: Mono,
     expires: Mono,
 }
@@ -80,7 +85,7 @@ struct Held {
 struct Waiter {
     nonce: Nonce,
     ttl: Ttl,
-    owner: Arc<Owner>,
+    owner: Owner,
     /// When its task last looked.
     seen: Mono,
     waker: Option<Waker>,
@@ -104,8 +109,10 @@ impl MemoryLock {
     /// A store of its own.
     #[must_use]
     pub fn new() -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        MemoryLock { store: Arc::new(Store { shards, ..Store::default() }) }
+        let token = wall_micros().max(HIGHEST.load(Ordering::Relaxed));
+        let shards = (0..SHARDS).map(|_| Mutex::new(Shard { entries: HashTable::new(), token })).collect();
+        let (withdrawn, any_withdrawn) = (Mutex::default(), AtomicBool::new(false));
+        MemoryLock { store: Arc::new(Store { shards, clock: OnceLock::new(), withdrawn, any_withdrawn }) }
     }
 
     /// The store of this name, shared by everyone in the process who asks for it while anyone has it.
@@ -125,7 +132,7 @@ impl MemoryLock {
     /// How many keys are held or waited for.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.store.shards.iter().map(|shard| lock(shard).len()).sum()
+        self.store.shards.iter().map(|shard| lock(shard).entries.len()).sum()
     }
 
     /// Whether no key is held or waited for.
@@ -138,14 +145,14 @@ impl MemoryLock {
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn room(&self) -> usize {
-        self.store.shards.iter().map(|shard| lock(shard).capacity()).sum()
+        self.store.shards.iter().map(|shard| lock(shard).entries.capacity()).sum()
     }
 
     fn now(&self) -> Mono {
         self.store.clock.get_or_init(Clock::current).now()
     }
 
-    fn shard(&self, key: &Key) -> MutexGuard<'_, HashTable<Entry>> {
+    fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
         lock(&self.store.shards[(key.hash64() >> 32) as usize % SHARDS])
     }
 
@@ -155,14 +162,15 @@ impl MemoryLock {
         }
         // A first attempt is made right after its clock was read.
         let now = if let Intent::Poll { .. } = request.intent { self.now() } else { request.since };
-        let mut shard = self.shard(&request.key);
+        let mut guard = self.shard(&request.key);
+        let Shard { entries, token } = &mut *guard;
         if self.store.any_withdrawn.load(Ordering::Acquire) && self.is_withdrawn(request.nonce) {
             return Err(BackendError::fatal("this acquisition was withdrawn before"));
         }
-        let entry = shard.entry(request.key.hash64(), |e| e.key == request.key, |e| e.key.hash64());
+        let entry = entries.entry(request.key.hash64(), |e| e.key == request.key, |e| e.key.hash64());
         let entry = match entry {
             hash_table::Entry::Vacant(vacant) => {
-                let held = Held::new(request.nonce, request.owner.clone(), now, request.until(now));
+                let held = Held::new(token, request.nonce, request.owner.clone(), now, request.until(now));
                 let grant = held.grant();
                 vacant.insert(Entry { key: request.key.clone(), held: Some(held), waiters: VecDeque::new() });
                 return Ok(Attempt::Granted(grant));
@@ -176,7 +184,7 @@ impl MemoryLock {
         if request.intent != Intent::Try {
             entry.enqueue(request, now);
         }
-        let woken = entry.settle(Some(request), now);
+        let woken = entry.settle(token, Some(request), now);
         let answer = match &mut entry.held {
             Some(held) if held.nonce == request.nonce => Attempt::Granted(held.grant()),
             Some(held) => {
@@ -188,18 +196,19 @@ impl MemoryLock {
             }
             None => Attempt::Busy(Busy::default()),
         };
-        drop(shard);
+        drop(guard);
         wake(woken);
         Ok(answer)
     }
 
     fn free(&self, claim: &Claim) -> Released {
-        let mut shard = self.shard(&claim.key);
+        let mut guard = self.shard(&claim.key);
+        let Shard { entries, token } = &mut *guard;
         if claim.unsettled {
             lock(&self.store.withdrawn).push_back((claim.nonce, self.now().after(WITHDRAWN)));
             self.store.any_withdrawn.store(true, Ordering::Release);
         }
-        let Ok(mut found) = shard.find_entry(claim.key.hash64(), |e| e.key == claim.key) else {
+        let Ok(mut found) = entries.find_entry(claim.key.hash64(), |e| e.key == claim.key) else {
             return Released::NotOwner;
         };
         let entry = found.get_mut();
@@ -210,12 +219,12 @@ impl MemoryLock {
             entry.waiters.retain(|waiter| waiter.nonce != claim.nonce);
             Released::NotOwner
         };
-        let woken = if entry.waiters.is_empty() { None } else { entry.settle(None, self.now()) };
+        let woken = if entry.waiters.is_empty() { None } else { entry.settle(token, None, self.now()) };
         if entry.held.is_none() && entry.waiters.is_empty() {
             found.remove();
-            give_back_room(&mut shard, |e| e.key.hash64());
+            give_back_room(entries, |e| e.key.hash64());
         }
-        drop(shard);
+        drop(guard);
         wake(woken);
         released
     }
@@ -231,7 +240,7 @@ impl MemoryLock {
     fn extend(&self, claim: &Claim) -> Renewed {
         let now = self.now();
         let mut shard = self.shard(&claim.key);
-        let found = shard.find_mut(claim.key.hash64(), |e| e.key == claim.key);
+        let found = shard.entries.find_mut(claim.key.hash64(), |e| e.key == claim.key);
         match found.and_then(|entry| entry.held_by(claim.nonce, now)) {
             Some(held) => {
                 held.expires = claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl));
@@ -244,7 +253,7 @@ impl MemoryLock {
     fn poll_wait(&self, request: &Request, waker: &Waker) -> Poll<Wake> {
         let now = self.now();
         let mut shard = self.shard(&request.key);
-        let Some(entry) = shard.find_mut(request.key.hash64(), |e| e.key == request.key) else {
+        let Some(entry) = shard.entries.find_mut(request.key.hash64(), |e| e.key == request.key) else {
             return Poll::Ready(Wake::Retry);
         };
         if let Some(held) = entry.held_by(request.nonce, now) {
@@ -284,7 +293,7 @@ impl Entry {
 
     /// If nobody holds the key, gives it to the first waiter who still looks; to the caller, for its full time, if
     /// that is the caller or if nobody waits.
-    fn settle(&mut self, caller: Option<&Request>, now: Mono) -> Option<Waker> {
+    fn settle(&mut self, token: &mut u64, caller: Option<&Request>, now: Mono) -> Option<Waker> {
         if self.held.as_ref().is_some_and(|held| held.expires > now) {
             return None;
         }
@@ -295,20 +304,21 @@ impl Entry {
             }
             if now.since(waiter.seen) < WAITER_LEASE {
                 let claim = waiter.ttl.duration().unwrap_or(CLAIM).min(CLAIM);
-                self.held = Some(Held::new(waiter.nonce, waiter.owner, now, now.after(claim)));
+                self.held = Some(Held::new(token, waiter.nonce, waiter.owner, now, now.after(claim)));
                 return waiter.waker;
             }
         }
         if let Some(caller) = caller {
-            self.held = Some(Held::new(caller.nonce, caller.owner.clone(), now, caller.until(now)));
+            self.held = Some(Held::new(token, caller.nonce, caller.owner.clone(), now, caller.until(now)));
         }
         None
     }
 }
 
 impl Held {
-    fn new(nonce: Nonce, owner: Arc<Owner>, since: Mono, expires: Mono) -> Self {
-        Held { nonce, token: mint(), owner, since, expires }
+    fn new(token: &mut u64, nonce: Nonce, owner: Owner, since: Mono, expires: Mono) -> Self {
+        *token += 1;
+        Held { nonce, token: FencingToken::new(*token), owner, since, expires }
     }
 
     fn grant(&self) -> Grant {
@@ -321,10 +331,15 @@ impl Held {
     }
 }
 
-fn mint() -> FencingToken {
-    static NEXT: LazyLock<AtomicU64> = LazyLock::new(|| AtomicU64::new(wall_micros()));
-    FencingToken::new(NEXT.fetch_add(1, Ordering::Relaxed))
+impl Drop for Store {
+    fn drop(&mut self) {
+        let highest = self.shards.iter().map(|shard| lock(shard).token).max().unwrap_or(0);
+        HIGHEST.fetch_max(highest, Ordering::Relaxed);
+    }
 }
+
+/// The highest token of the stores that are gone.
+static HIGHEST: AtomicU64 = AtomicU64::new(0);
 
 /// Outside of the shard's lock.
 fn wake(waker: Option<Waker>) {
@@ -369,7 +384,7 @@ impl AsyncLock for MemoryLock {
     async fn inspect(&self, key: &Key) -> StepResult<State> {
         let now = self.now();
         let shard = self.shard(key);
-        let Some(entry) = shard.find(key.hash64(), |e| e.key == *key) else {
+        let Some(entry) = shard.entries.find(key.hash64(), |e| e.key == *key) else {
             return Ok(State::new(None, Some(0)));
         };
         let held = entry.held.as_ref().filter(|held| held.expires > now);
@@ -391,7 +406,7 @@ impl Administer for MemoryLock {
             let now = self.now();
             let nonce = {
                 let mut shard = self.shard(key);
-                let entry = shard.find_mut(key.hash64(), |e| e.key == *key);
+                let entry = shard.entries.find_mut(key.hash64(), |e| e.key == *key);
                 let held = entry.and_then(|entry| entry.held.as_ref()).filter(|held| held.expires > now);
                 held.map(|held| held.nonce)
             };

@@ -1,6 +1,6 @@
 //! What can be set, per locker and per call, and within which limits.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use crate::{InvalidOption, Owner, RetryPolicy};
 
@@ -100,7 +100,7 @@ pub(crate) struct Options {
     pub(crate) max_hold: Option<Duration>,
     pub(crate) on_lost: OnLost,
     pub(crate) release: ReleaseMode,
-    pub(crate) owner: Arc<Owner>,
+    pub(crate) owner: Owner,
     /// How long a failing store is asked again before the acquisition fails.
     pub(crate) patience: Duration,
     /// After how long a waiter is warned about, with the holder's name.
@@ -117,7 +117,7 @@ impl Options {
             max_hold: None,
             on_lost: OnLost::Cancel,
             release: ReleaseMode::Await,
-            owner: Arc::new(owner),
+            owner,
             patience: Duration::from_secs(10),
             warn_after: Duration::from_secs(30),
         }

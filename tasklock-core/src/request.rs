@@ -51,7 +51,7 @@ pub struct Request {
     /// What to do if it is held.
     pub intent: Intent,
     /// Who asks, for others to read.
-    pub owner: Arc<Owner>,
+    pub owner: Owner,
     /// A moment before the first byte was sent under this nonce. A grant is valid for `ttl` from here, unless the
     /// store's reply proves that the ttl began later.
     pub since: Mono,
@@ -60,7 +60,7 @@ pub struct Request {
 impl Request {
     /// An exclusive request for one token.
     #[must_use]
-    pub fn new(key: Key, nonce: Nonce, ttl: Ttl, intent: Intent, owner: Arc<Owner>, since: Mono) -> Self {
+    pub fn new(key: Key, nonce: Nonce, ttl: Ttl, intent: Intent, owner: Owner, since: Mono) -> Self {
         Request { key, nonce, mode: Mode::Exclusive, ttl, span: NonZeroU32::MIN, intent, owner, since }
     }
 

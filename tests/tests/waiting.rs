@@ -30,7 +30,7 @@ async fn a_timeout_names_the_holder_and_the_time() {
     assert!(start.elapsed() >= Duration::from_secs(100));
     let LockError::Timeout { key, waited, holder } = &error else { panic!("{error}") };
     assert_eq!((key.name(), waited.as_secs()), ("job:7", 100));
-    assert_eq!(holder.as_ref().unwrap().owner.name, "worker-3");
+    assert_eq!(holder.as_ref().unwrap().owner.name(), "worker-3");
     assert!(holder.as_ref().unwrap().remaining.is_some());
     assert!(error.to_string().contains("worker-3") && error.to_string().contains("job:7"), "{error}");
     assert!(error.is_contended() && error.is_retryable() && error.retry_after().is_some());

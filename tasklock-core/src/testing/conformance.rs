@@ -456,7 +456,7 @@ fn locker(backend: impl AsyncLock) -> Locker {
 }
 
 fn request(key: &Key, intent: Intent) -> Request {
-    let (owner, now) = (Arc::new(Owner::named("conformance")), Clock::current().now());
+    let (owner, now) = (Owner::named("conformance"), Clock::current().now());
     Request::new(key.clone(), Nonce::fresh(), Ttl::For(TTL), intent, owner, now)
 }
 
