@@ -1,9 +1,10 @@
-//! [`#[synchronized]`](macro@synchronized).
+//! [`#[synchronized]`](macro@synchronized) and [`#[derive(LockKey)]`](macro@LockKey).
 //!
-//! Use them through the `tasklock` crate, which re-exports it: what it writes names its items.
+//! Use them through the `tasklock` crate, which re-exports both: what they write names its items.
 
 mod attr;
 mod ctxt;
+mod derive;
 mod expand;
 mod function;
 mod key;
@@ -31,7 +32,7 @@ use proc_macro::TokenStream;
 /// | `key = format!(…)` | by an expression: text, or a `Key` | as it stands |
 ///
 /// A parameter is any name that the argument patterns bind: `Path(id): Path<u32>` binds `id`. A value is whatever
-/// implements `Display`, or `LockKey`, also behind references and smart
+/// implements `Display`, or a struct with [`#[derive(LockKey)]`](macro@LockKey), also behind references and smart
 /// pointers. Values are percent-escaped, so that two different calls never share a lock by accident; a template whose
 /// values need no escaping gives the same key as one written by hand.
 ///
@@ -92,4 +93,27 @@ use proc_macro::TokenStream;
 #[proc_macro_attribute]
 pub fn synchronized(args: TokenStream, item: TokenStream) -> TokenStream {
     expand::synchronized(args.into(), item.into()).into()
+}
+
+/// Lets a struct name a lock by its fields.
+///
+/// | | is written |
+/// |---|---|
+/// | struct with fields | `(tenant=acme;id=7)` |
+/// | tuple struct of several fields | `(0=acme;1=7)` |
+/// | tuple struct of one field | that field's value |
+/// | enum without data | the variant's name |
+///
+/// | attribute | meaning |
+/// |---|---|
+/// | `#[lock_key]` on fields | these are the key; without it, all fields are |
+/// | `#[lock_key(skip)]` on fields | all but these |
+/// | `#[lock_key(rename = "x")]` on a field or variant | its name in the key |
+/// | `#[lock_key(crate = path)]` on the type | where `tasklock` is, if not at `::tasklock` |
+///
+/// Fields implement `Display` or `LockKey` themselves. The names are part of the key: renaming a field changes the lock,
+/// and two versions of a service that run side by side would not exclude each other. `rename` keeps the old name.
+#[proc_macro_derive(LockKey, attributes(lock_key))]
+pub fn derive_lock_key(input: TokenStream) -> TokenStream {
+    derive::lock_key(input.into()).into()
 }
