@@ -1,6 +1,23 @@
 //! [`#[synchronized]`](macro@synchronized) and [`#[derive(LockKey)]`](macro@LockKey).
 //!
 //! Use them through the `tasklock` crate, which re-exports both: what they write names its items.
+//!
+//! ```
+//! use tasklock::{LockError, Locker, MemoryLock, synchronized};
+//!
+//! #[synchronized("team")]
+//! async fn rebuild_index(team: &str, force: bool) -> Result<usize, LockError> {
+//!     // One at a time per team, whichever process asks.
+//!     Ok(team.len() + usize::from(force))
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), LockError> {
+//! tasklock::install_default(Locker::new(MemoryLock::new())?)?;
+//! assert_eq!(rebuild_index("acme", true).await?, 5);
+//! # Ok(())
+//! # }
+//! ```
 
 mod attr;
 mod ctxt;
@@ -90,6 +107,50 @@ use proc_macro::TokenStream;
 ///
 /// Dropping the future while it waits leaves nothing behind. Dropping it while the body runs drops the body, and the
 /// lock is released in the background.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use tasklock::{LockError, LockKey, Locker, MemoryLock, synchronized};
+///
+/// #[derive(LockKey)]
+/// struct Document {
+///     #[lock_key]
+///     tenant: String,
+///     #[lock_key]
+///     id: u64,
+///     text: String,
+/// }
+///
+/// struct Service {
+///     locker: Locker,
+/// }
+///
+/// impl Service {
+///     #[synchronized("document", lock = self.locker, wait = Duration::from_secs(5), guard = lease)]
+///     async fn save(&self, document: Document) -> Result<String, LockError> {
+///         // The store refuses a write under an older token.
+///         let _token = lease.fencing_token();
+///         drop(document.text);
+///         Ok(lease.key().to_string())
+///     }
+///
+///     #[synchronized("job:{name}", lock = self.locker, skip_if_locked)]
+///     async fn every_minute(&self, name: &str) {
+///         // Whoever comes second skips this round.
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), LockError> {
+/// let service = Service { locker: Locker::new(MemoryLock::new())? };
+/// let document = Document { tenant: "acme".into(), id: 7, text: String::new() };
+/// assert_eq!(service.save(document).await?, "document=(tenant=acme;id=7)");
+/// service.every_minute("cleanup").await?;
+/// # Ok(())
+/// # }
+/// ```
 #[proc_macro_attribute]
 pub fn synchronized(args: TokenStream, item: TokenStream) -> TokenStream {
     expand::synchronized(args.into(), item.into()).into()
@@ -113,6 +174,21 @@ pub fn synchronized(args: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// Fields implement `Display` or `LockKey` themselves. The names are part of the key: renaming a field changes the lock,
 /// and two versions of a service that run side by side would not exclude each other. `rename` keeps the old name.
+///
+/// # Examples
+///
+/// ```
+/// use tasklock::LockKey;
+///
+/// #[derive(LockKey)]
+/// struct Upload<T> {
+///     tenant: T,
+///     #[lock_key(rename = "name")]
+///     file_name: String,
+///     #[lock_key(skip)]
+///     bytes: Vec<u8>,
+/// }
+/// ```
 #[proc_macro_derive(LockKey, attributes(lock_key))]
 pub fn derive_lock_key(input: TokenStream) -> TokenStream {
     derive::lock_key(input.into()).into()
