@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 pub use crate::encode::KeyBuilder;
-use crate::{InvalidKey, Key, KeyLock, LockError, Locker};
+use crate::{InvalidKey, Key, KeyLock, LockError, LockKey, Locker};
 
 /// The locker to be used where none is named.
 pub fn locker() -> Result<Locker, LockError> {
@@ -59,6 +59,17 @@ impl<T: IntoLocker, E: Clone + Into<LockError>> IntoLocker for Result<T, E> {
         self.as_ref().map_err(|error| error.clone().into())?.into_locker()
     }
 }
+
+/// Finds what can name a lock behind references, boxes and guards: a method call looks through them, where a generic
+/// parameter would stop at the outermost type.
+pub trait AsLockKey {
+    /// Itself.
+    fn as_lock_key(&self) -> &Self {
+        self
+    }
+}
+
+impl<T: LockKey + ?Sized> AsLockKey for T {}
 
 /// A return type that can say that the lock was not to be had.
 #[diagnostic::on_unimplemented(

@@ -43,6 +43,9 @@ pub use tasklock_core::*;
 #[doc(hidden)]
 pub use tasklock_core::__private;
 
+#[cfg(feature = "macros")]
+pub use tasklock_macros::{LockKey, synchronized};
+
 pub use crate::{
     connect::{Address, connect, connector, register_scheme},
     env::from_env,
