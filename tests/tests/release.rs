@@ -175,11 +175,9 @@ fn after_the_runtime_is_gone() {
 #[test]
 fn a_waiter_elsewhere_when_the_runtime_goes() {
     let runtime = Runtime::new().unwrap();
-    let (lock, _guard) = runtime.block_on(async {
-        let (lock, _, store) = faulty();
-        (lock, other(&store).acquire("job").await.unwrap())
-    });
+    let (lock, _, store) = runtime.block_on(async { faulty() });
     let elsewhere = Runtime::new().unwrap();
+    let _held = elsewhere.block_on(async { other(&store).acquire("job").await.unwrap() });
     let waiter = elsewhere.spawn({
         let lock = lock.clone();
         async move { lock.acquire("job").await }
