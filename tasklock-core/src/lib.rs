@@ -56,6 +56,7 @@ mod request;
 mod retry;
 mod runtime;
 mod scope;
+mod shards;
 mod shared;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -29,7 +29,7 @@ use std::{
     fmt,
     future::poll_fn,
     sync::{
-        Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        Arc, LazyLock, Mutex, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Poll, Waker},
@@ -44,6 +44,7 @@ use crate::{
     Validity, Wake, WakeBy,
     lock::{BoxFuture, StepResult},
     queue::give_back_room,
+    shards::{Shards, lock},
     wall_micros,
 };
 
@@ -54,7 +55,7 @@ pub struct MemoryLock {
 }
 
 struct Store {
-    shards: Box<[Mutex<Shard>]>,
+    shards: Shards<Shard>,
     clock: OnceLock<Clock>,
     /// Nonces that were withdrawn while an attempt of theirs was still to come, and until when that is remembered.
     /// Only a wrapper that delays calls makes any.
@@ -91,7 +92,6 @@ struct Waiter {
     waker: Option<Waker>,
 }
 
-const SHARDS: usize = 64;
 /// How long a waiter has to take up what it was granted.
 const CLAIM: Duration = Duration::from_secs(1);
 /// How long a waiter that does not look keeps its place.
@@ -110,7 +110,7 @@ impl MemoryLock {
     #[must_use]
     pub fn new() -> Self {
         let token = wall_micros().max(HIGHEST.load(Ordering::Relaxed));
-        let shards = (0..SHARDS).map(|_| Mutex::new(Shard { entries: HashTable::new(), token })).collect();
+        let shards = Shards::new(|| Shard { entries: HashTable::new(), token });
         let (withdrawn, any_withdrawn) = (Mutex::default(), AtomicBool::new(false));
         MemoryLock { store: Arc::new(Store { shards, clock: OnceLock::new(), withdrawn, any_withdrawn }) }
     }
@@ -132,7 +132,7 @@ impl MemoryLock {
     /// How many keys are held or waited for.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.store.shards.iter().map(|shard| lock(shard).entries.len()).sum()
+        self.store.shards.iter().map(|shard| shard.entries.len()).sum()
     }
 
     /// Whether no key is held or waited for.
@@ -145,15 +145,11 @@ impl MemoryLock {
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn room(&self) -> usize {
-        self.store.shards.iter().map(|shard| lock(shard).entries.capacity()).sum()
+        self.store.shards.iter().map(|shard| shard.entries.capacity()).sum()
     }
 
     fn now(&self) -> Mono {
         self.store.clock.get_or_init(Clock::current).now()
-    }
-
-    fn shard(&self, key: &Key) -> MutexGuard<'_, Shard> {
-        lock(&self.store.shards[(key.hash64() >> 32) as usize % SHARDS])
     }
 
     fn attempt(&self, request: &Request) -> StepResult<Attempt> {
@@ -162,7 +158,7 @@ impl MemoryLock {
         }
         // A first attempt is made right after its clock was read.
         let now = if let Intent::Poll { .. } = request.intent { self.now() } else { request.since };
-        let mut guard = self.shard(&request.key);
+        let mut guard = self.store.shards.of(&request.key);
         let Shard { entries, token } = &mut *guard;
         if self.store.any_withdrawn.load(Ordering::Acquire) && self.is_withdrawn(request.nonce) {
             return Err(BackendError::fatal("this acquisition was withdrawn before"));
@@ -202,7 +198,7 @@ impl MemoryLock {
     }
 
     fn free(&self, claim: &Claim) -> Released {
-        let mut guard = self.shard(&claim.key);
+        let mut guard = self.store.shards.of(&claim.key);
         let Shard { entries, token } = &mut *guard;
         if claim.unsettled {
             lock(&self.store.withdrawn).push_back((claim.nonce, self.now().after(WITHDRAWN)));
@@ -239,7 +235,7 @@ impl MemoryLock {
 
     fn extend(&self, claim: &Claim) -> Renewed {
         let now = self.now();
-        let mut shard = self.shard(&claim.key);
+        let mut shard = self.store.shards.of(&claim.key);
         let found = shard.entries.find_mut(claim.key.hash64(), |e| e.key == claim.key);
         match found.and_then(|entry| entry.held_by(claim.nonce, now)) {
             Some(held) => {
@@ -252,7 +248,7 @@ impl MemoryLock {
 
     fn poll_wait(&self, request: &Request, waker: &Waker) -> Poll<Wake> {
         let now = self.now();
-        let mut shard = self.shard(&request.key);
+        let mut shard = self.store.shards.of(&request.key);
         let Some(entry) = shard.entries.find_mut(request.key.hash64(), |e| e.key == request.key) else {
             return Poll::Ready(Wake::Retry);
         };
@@ -333,7 +329,7 @@ impl Held {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        let highest = self.shards.iter().map(|shard| lock(shard).token).max().unwrap_or(0);
+        let highest = self.shards.iter().map(|shard| shard.token).max().unwrap_or(0);
         HIGHEST.fetch_max(highest, Ordering::Relaxed);
     }
 }
@@ -346,10 +342,6 @@ fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl AsyncLock for MemoryLock {
@@ -383,7 +375,7 @@ impl AsyncLock for MemoryLock {
 
     async fn inspect(&self, key: &Key) -> StepResult<State> {
         let now = self.now();
-        let shard = self.shard(key);
+        let shard = self.store.shards.of(key);
         let Some(entry) = shard.entries.find(key.hash64(), |e| e.key == *key) else {
             return Ok(State::new(None, Some(0)));
         };
@@ -405,7 +397,7 @@ impl Administer for MemoryLock {
         Box::pin(async move {
             let now = self.now();
             let nonce = {
-                let mut shard = self.shard(key);
+                let mut shard = self.store.shards.of(key);
                 let entry = shard.entries.find_mut(key.hash64(), |e| e.key == *key);
                 let held = entry.and_then(|entry| entry.held.as_ref()).filter(|held| held.expires > now);
                 held.map(|held| held.nonce)

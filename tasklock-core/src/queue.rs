@@ -1,16 +1,16 @@
 //! The queue in front of a store: tasks of one process that want the same key send one waiter.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use hashbrown::HashTable;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{Holder, Key, shared::Shared};
+use crate::{Holder, Key, shards::Shards, shared::Shared};
 
 /// First come, first served, per key. An entry lives as long as somebody stands in it.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    shards: Box<[Mutex<HashTable<Line>>]>,
+    lines: Shards<HashTable<Line>>,
 }
 
 #[derive(Debug)]
@@ -24,20 +24,14 @@ struct Line {
 /// The holder the one in front has seen last, for the timeouts and warnings of all.
 pub(crate) type Seen = Arc<Mutex<Option<Arc<Holder>>>>;
 
-const SHARDS: usize = 32;
-
 impl Queue {
     pub(crate) fn new() -> Self {
-        Queue { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Queue { lines: Shards::new(HashTable::new) }
     }
 
     /// Keys somebody stands in line for.
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).len()).sum()
-    }
-
-    fn shard(&self, key: &Key) -> MutexGuard<'_, HashTable<Line>> {
-        lock(&self.shards[key.hash64() as usize % SHARDS])
+        self.lines.iter().map(|lines| lines.len()).sum()
     }
 }
 
@@ -54,7 +48,7 @@ impl Place {
     /// At the end of the line; in front already if nobody else stands there. `None` if this locker needs no line.
     pub(crate) fn take(shared: &Arc<Shared>, key: &Key) -> Option<Self> {
         let queue = shared.queue.as_ref()?;
-        let mut shard = queue.shard(key);
+        let mut shard = queue.lines.of(key);
         let entry = shard.entry(key.hash64(), |line| line.key == *key, |line| line.key.hash64());
         let mut entry = entry.or_insert_with(|| Line {
             key: key.clone(),
@@ -85,7 +79,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.permit = None;
         let Some(queue) = &self.shared.queue else { return };
-        let mut shard = queue.shard(&self.key);
+        let mut shard = queue.lines.of(&self.key);
         let found = shard.find_entry(self.key.hash64(), |line| line.key == self.key);
         if let Ok(mut entry) = found {
             entry.get_mut().standing -= 1;
@@ -103,8 +97,4 @@ pub(crate) fn give_back_room<T>(table: &mut HashTable<T>, hash: impl Fn(&T) -> u
     if table.capacity() > ROOM_KEPT && table.len() < table.capacity() / 8 {
         table.shrink_to(ROOM_KEPT / 2, hash);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -11,13 +11,13 @@ use std::{
 use slab::Slab;
 use tokio::sync::Notify;
 
-use crate::{Key, Mono, lease::Hold};
+use crate::{Mono, lease::Hold, shards::Shards};
 
 /// Sharded, because every acquisition and release writes to it. Entries are scanned rather than ordered: adding and
 /// removing must cost next to nothing, for most locks are gone before they are first due.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    shards: Box<[Mutex<Slab<Entry>>]>,
+    shards: Shards<Slab<Entry>>,
     /// The keeper sleeps until then, whatever has left the registry in the meantime: so a busy locker wakes it once in
     /// a renewal period, not once in an acquisition.
     wake_at: AtomicU64,
@@ -42,24 +42,19 @@ pub(crate) struct Due {
     pub(crate) renew: Vec<Arc<Hold>>,
 }
 
-const SHARDS: usize = 32;
 /// A slab keeps the room of its busiest hour; an empty one larger than this gives it back.
 const ROOM_KEPT: usize = 256;
 
 impl Registry {
     pub(crate) fn new() -> Self {
-        Registry {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            wake_at: AtomicU64::new(u64::MAX),
-            sooner: Notify::new(),
-        }
+        Registry { shards: Shards::new(Slab::new), wake_at: AtomicU64::new(u64::MAX), sooner: Notify::new() }
     }
 
     /// Adds a hold, to be renewed at `renew_at`.
     pub(crate) fn insert(&self, hold: Arc<Hold>, renew_at: Mono) {
         let next = renew_at.min(hold.deadline());
         {
-            let mut shard = self.shard(&hold.claim.key);
+            let mut shard = self.shards.of(&hold.claim.key);
             let slot = shard.vacant_entry();
             hold.slot.store(u32::try_from(slot.key()).unwrap_or(u32::MAX), Ordering::Relaxed);
             let gather = hold.renew_every.map_or(Duration::ZERO, |period| period / 16);
@@ -70,7 +65,7 @@ impl Registry {
 
     /// Removes a hold, if it is here.
     pub(crate) fn remove(&self, hold: &Arc<Hold>) {
-        let mut shard = self.shard(&hold.claim.key);
+        let mut shard = self.shards.of(&hold.claim.key);
         let slot = hold.slot.load(Ordering::Relaxed) as usize;
         if shard.get(slot).is_some_and(|entry| Arc::ptr_eq(&entry.hold, hold)) {
             shard.remove(slot);
@@ -81,7 +76,7 @@ impl Registry {
     pub(crate) fn renewed(&self, hold: &Arc<Hold>, renew_at: Mono) {
         let next = renew_at.min(hold.deadline());
         {
-            let mut shard = self.shard(&hold.claim.key);
+            let mut shard = self.shards.of(&hold.claim.key);
             let slot = hold.slot.load(Ordering::Relaxed) as usize;
             let Some(entry) = shard.get_mut(slot).filter(|entry| Arc::ptr_eq(&entry.hold, hold)) else { return };
             (entry.next, entry.renew_at, entry.renewing) = (next, renew_at, false);
@@ -95,8 +90,7 @@ impl Registry {
         self.wake_at.store(u64::MAX, Ordering::SeqCst);
         let mut due = Due::default();
         let mut soonest = Mono::NEVER;
-        for shard in &self.shards {
-            let mut shard = lock(shard);
+        for mut shard in self.shards.iter() {
             shard.retain(|_, entry| {
                 if entry.next > now.after(entry.gather) {
                     soonest = soonest.min(entry.next);
@@ -125,19 +119,19 @@ impl Registry {
 
     /// Takes everything out.
     pub(crate) fn drain(&self) -> Vec<Arc<Hold>> {
-        self.shards.iter().flat_map(|shard| lock(shard).drain().map(|e| e.hold).collect::<Vec<_>>()).collect()
+        self.shards.iter().flat_map(|mut shard| shard.drain().map(|e| e.hold).collect::<Vec<_>>()).collect()
     }
 
     /// The holds on `key`.
     pub(crate) fn find(&self, wanted: impl Fn(&Hold) -> bool) -> Vec<Arc<Hold>> {
-        let matching = |shard: &Mutex<Slab<Entry>>| {
-            lock(shard).iter().filter(|(_, e)| wanted(&e.hold)).map(|(_, e)| e.hold.clone()).collect::<Vec<_>>()
+        let matching = |shard: MutexGuard<'_, Slab<Entry>>| {
+            shard.iter().filter(|(_, e)| wanted(&e.hold)).map(|(_, e)| e.hold.clone()).collect::<Vec<_>>()
         };
         self.shards.iter().flat_map(matching).collect()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| lock(shard).len()).sum()
+        self.shards.iter().map(|shard| shard.len()).sum()
     }
 
     /// When the keeper must scan next.
@@ -157,12 +151,4 @@ impl Registry {
             self.sooner.notify_one();
         }
     }
-
-    fn shard(&self, key: &Key) -> MutexGuard<'_, Slab<Entry>> {
-        lock(&self.shards[key.hash64() as usize % SHARDS])
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,0 +1,36 @@
+//! A table split by key, so that threads with different keys rarely meet.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::Key;
+
+/// Independent parts, each behind its own lock and in its own cache lines.
+#[derive(Debug)]
+pub(crate) struct Shards<T>(Box<[Shard<T>]>);
+
+#[derive(Debug)]
+#[repr(align(128))]
+struct Shard<T>(Mutex<T>);
+
+const SHARDS: usize = 64;
+
+impl<T> Shards<T> {
+    pub(crate) fn new(make: impl Fn() -> T) -> Self {
+        Shards((0..SHARDS).map(|_| Shard(Mutex::new(make()))).collect())
+    }
+
+    /// The part that `key` belongs to.
+    pub(crate) fn of(&self, key: &Key) -> MutexGuard<'_, T> {
+        lock(&self.0[key.hash64() as usize % SHARDS].0)
+    }
+
+    /// One part after the other.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
+        self.0.iter().map(|shard| lock(&shard.0))
+    }
+}
+
+/// A panic elsewhere leaves nothing half done: no critical section here calls foreign code.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
