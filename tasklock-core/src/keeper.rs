@@ -138,7 +138,7 @@ fn settle(
             Err(hold.lost_error())
         }
         Ok(Renewed::Held { validity, .. }) => {
-            warn_if_late(shared, hold, now);
+            warn_if_late_or_long(shared, hold, now);
             hold.renewal_held(claim.ttl, sent, validity);
             shared.registry.renewed(hold, hold.renew_after().map_or(Mono::NEVER, |after| sent.after(after)));
             shared.observe(|| Observed::Renewed { key: &claim.key, error: None });
@@ -162,13 +162,17 @@ fn settle(
     }
 }
 
-/// A renewal that comes in the last third of its lease is one stall away from loss.
-fn warn_if_late(shared: &Shared, hold: &Hold, now: Mono) {
+/// A renewal that comes in the last third of its lease is one stall away from loss; a lock held for many times its ttl
+/// may have been forgotten.
+fn warn_if_late_or_long(shared: &Shared, hold: &Hold, now: Mono) {
     let (Some(every), Some(ttl)) = (hold.renew_every, hold.ttl().duration()) else { return };
+    let (key, backend) = (shared.shown(&hold.claim.key), shared.backend_name());
     let left = hold.deadline().since(now);
-    if hold.deadline() != Mono::NEVER && every <= ttl / 3 && left < ttl / 3 {
-        let (key, backend) = (shared.shown(&hold.claim.key), shared.backend_name());
+    if every <= ttl / 3 && left < ttl / 3 {
         tracing::warn!(target: "tasklock", %key, backend, ?left, "renewal late");
+    }
+    if hold.is_long(now) {
+        tracing::warn!(target: "tasklock", %key, backend, held = ?now.since(hold.acquired), ?ttl, "held over many ttls");
     }
 }
 

@@ -131,10 +131,12 @@ pub(crate) struct Hold {
     /// No deadline goes beyond the maximum hold.
     max_until: Mono,
     failing: AtomicBool,
-    /// A phase in the low bits, [`WATCHED`] and [`BUSY`] above.
+    /// When its holder is warned about next.
+    warn_at: AtomicU64,
+    /// A phase in the low bits, marks above.
     phase: AtomicU8,
-    /// Rung when [`BUSY`] goes.
-    idle: Notify,
+    /// Rung when a renewal ends, and when the guard of a lost hold goes.
+    changed: Notify,
     signals: OnceLock<Signals>,
 }
 
@@ -144,6 +146,7 @@ struct Signals {
     ended: CancellationToken,
 }
 
+const LONG: u32 = 10;
 const HELD: u8 = 0;
 const RELEASED: u8 = 1;
 const LOST: u8 = 2;
@@ -152,6 +155,9 @@ const WATCHED: u8 = 0x80;
 /// A renewal is talking to the store. A release waits for it, and none begins once the hold has ended: so no renewal
 /// follows a release.
 const BUSY: u8 = 0x40;
+/// The guard is gone, after the hold was lost.
+const UNGUARDED: u8 = 0x20;
+const MARKS: u8 = WATCHED | BUSY | UNGUARDED;
 const REASONS: [LossReason; 5] =
     [LossReason::Expired, LossReason::Stolen, LossReason::Unreachable, LossReason::SessionClosed, LossReason::ShutDown];
 
@@ -169,8 +175,9 @@ impl Hold {
             unknown_ttl: AtomicU64::new(u64::MAX),
             max_until,
             failing: AtomicBool::new(false),
+            warn_at: AtomicU64::new(claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl * LONG)).as_nanos()),
             phase: AtomicU8::new(HELD),
-            idle: Notify::new(),
+            changed: Notify::new(),
             signals: OnceLock::new(),
             claim,
         }
@@ -249,6 +256,16 @@ impl Hold {
         self.unknown_ttl.fetch_min(nanos(ttl), Ordering::AcqRel);
     }
 
+    /// Whether it has been held for so many ttls that someone should know: ten, then twice as many each time.
+    pub(crate) fn is_long(&self, now: Mono) -> bool {
+        let at = Mono::from_nanos(self.warn_at.load(Ordering::Acquire));
+        if now < at {
+            return false;
+        }
+        self.warn_at.store(self.acquired.after(at.since(self.acquired) * 2).as_nanos(), Ordering::Release);
+        true
+    }
+
     /// Ends the hold, as lost or as released; false if it had ended before.
     pub(crate) fn end(&self, phase: Phase) -> bool {
         let code = match phase {
@@ -281,7 +298,7 @@ impl Hold {
 
     pub(crate) fn end_renewal(&self) {
         self.phase.fetch_and(!BUSY, Ordering::AcqRel);
-        self.idle.notify_waiters();
+        self.changed.notify_waiters();
     }
 
     /// Whether no renewal is talking to the store.
@@ -290,12 +307,31 @@ impl Hold {
     }
 
     pub(crate) async fn until_idle(&self) {
+        self.until(|phase| phase & BUSY == 0).await;
+    }
+
+    /// Its guard is gone, though it was lost before.
+    pub(crate) fn let_go_by_guard(&self) {
+        self.phase.fetch_or(UNGUARDED, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    pub(crate) fn is_unguarded(&self) -> bool {
+        self.phase.load(Ordering::Acquire) & UNGUARDED != 0
+    }
+
+    /// Completes once the guard of a lost hold is gone.
+    pub(crate) async fn until_unguarded(&self) {
+        self.until(|phase| phase & UNGUARDED != 0).await;
+    }
+
+    async fn until(&self, reached: impl Fn(u8) -> bool + Send) {
         loop {
-            let rung = self.idle.notified();
-            if self.is_idle() {
+            let changed = self.changed.notified();
+            if reached(self.phase.load(Ordering::Acquire)) {
                 return;
             }
-            rung.await;
+            changed.await;
         }
     }
 
@@ -358,7 +394,7 @@ fn nanos(ttl: Ttl) -> u64 {
 }
 
 fn phase_of(code: u8) -> Phase {
-    match code & !(WATCHED | BUSY) {
+    match code & !MARKS {
         HELD => Phase::Held,
         RELEASED => Phase::Released,
         lost => Phase::Lost(REASONS.get(usize::from(lost - LOST)).copied().unwrap_or(LossReason::Expired)),

@@ -1,14 +1,10 @@
 //! What users hold.
 
-use std::{fmt, future::Future, sync::Arc};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use crate::{
-    AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockerBuilder, State,
-    acquire::acquire,
-    blocking,
-    lock::BoxFuture,
-    runtime::InRuntime,
-    shared::{Core, Shared},
+    AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockerBuilder, State, acquire::acquire,
+    blocking, lock::BoxFuture, runtime::InRuntime, shared::Core,
 };
 
 /// Locks by name, over some backend. Cheap to clone; one type whatever the backend.
@@ -234,9 +230,10 @@ impl Locker {
         }
     }
 
-    /// Ends this locker and all its clones: nothing more is acquired, waiters are told [`LockError::ShutDown`], locks
-    /// still held are lost to their holders, and every release, those and earlier ones, is awaited. Each is tried for
-    /// its own ttl; none waits for another.
+    /// Ends this locker and all its clones: nothing more is acquired, waiters are told [`LockError::ShutDown`], and locks
+    /// still held are lost to their holders: bodies that run under them are cancelled. Guards that are held as values
+    /// have 5 s to be dropped; those that are not are left to expire, for what goes on under them may not have noticed.
+    /// Every release, those and earlier ones, is awaited; each is tried for its own ttl, and none waits for another.
     ///
     /// Let the work end first, then call this.
     ///
@@ -246,24 +243,29 @@ impl Locker {
     pub async fn shutdown(&self) -> Drained {
         let shared = self.core.shared.clone();
         let lost = shared.close();
-        let end: BoxFuture<'_, ()> = Box::pin(async {
+        let end: BoxFuture<'_, usize> = Box::pin(async {
+            let unguarded = async {
+                for hold in &lost {
+                    hold.until_unguarded().await;
+                }
+            };
+            let _ = tokio::time::timeout(SHUTDOWN_GRACE, unguarded).await;
             shared.tasks.close();
             shared.tasks.wait().await;
             shared.backend.close().await;
+            lost.iter().filter(|hold| !hold.is_unguarded()).count()
         });
-        InRuntime::new(&shared.runtime, end).await;
-        Drained { lost }
+        let left = InRuntime::new(&shared.runtime, end).await;
+        Drained { lost: lost.len(), left }
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
     }
-
-    #[allow(dead_code)]
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.core.shared
-    }
 }
+
+/// How long guards have to be dropped at shutdown.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// What a locker has in hand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -283,6 +285,8 @@ pub struct Stats {
 pub struct Drained {
     /// How many locks were still held, and are lost to their holders.
     pub lost: usize,
+    /// How many of those are left to expire, as their guards were not dropped.
+    pub left: usize,
 }
 
 impl fmt::Debug for Locker {

@@ -77,6 +77,7 @@ impl Shared {
     /// [`release`](Shared::release).
     pub(crate) fn release_at_once(self: &Arc<Self>, hold: &Arc<Hold>) -> Option<ReleaseOutcome> {
         if !self.begin_release(hold) {
+            self.clean_up_after_loss(hold);
             return Some(ReleaseOutcome::AlreadyLost);
         }
         self.release_now(hold).map(|released| self.released(hold, released))
@@ -94,10 +95,13 @@ impl Shared {
     pub(crate) fn release_in_background(self: &Arc<Self>, hold: &Arc<Hold>) {
         if self.begin_release(hold) {
             self.let_go(hold);
+        } else {
+            self.clean_up_after_loss(hold);
         }
     }
 
-    /// Ends a hold as lost, tells its holder, and leaves nothing of it at the store.
+    /// Ends a hold as lost and tells its holder. It stays at the store until its guard is dropped or the store lets go:
+    /// what runs under it may not have noticed yet.
     pub(crate) fn lose(self: &Arc<Self>, hold: &Arc<Hold>, reason: LossReason) {
         if !hold.end(Phase::Lost(reason)) {
             return;
@@ -107,9 +111,6 @@ impl Shared {
         let (key, token, backend) = (self.shown(&hold.claim.key), hold.token().get(), self.backend_name());
         tracing::warn!(target: "tasklock", %key, backend, token, held = ?held, "lock lost: {reason}");
         self.observe(|| Observed::Lost { key: &hold.claim.key, held, reason });
-        if reason != LossReason::Stolen {
-            self.let_go(hold);
-        }
     }
 
     /// Drives a future to its end, whoever stops waiting for it. If the runtime is gone the future is dropped, and
@@ -118,15 +119,15 @@ impl Shared {
         self.tasks.spawn_on(future, &self.runtime);
     }
 
-    /// No more acquisitions; every hold is lost.
-    pub(crate) fn close(self: &Arc<Self>) -> usize {
+    /// No more acquisitions; every hold is lost. These were.
+    pub(crate) fn close(self: &Arc<Self>) -> Vec<Arc<Hold>> {
         self.closed.store(true, Ordering::Release);
         self.signal.send_modify(|signal| signal.closed = true);
         let holds = self.registry.drain();
         for hold in &holds {
             self.lose(hold, LossReason::ShutDown);
         }
-        holds.len()
+        holds
     }
 
     pub(crate) fn released(&self, hold: &Hold, released: Released) -> ReleaseOutcome {
@@ -161,6 +162,14 @@ impl Shared {
             self.registry.remove(hold);
         }
         ours
+    }
+
+    /// The guard of a lost hold is gone: what is left of it at the store may go, too.
+    fn clean_up_after_loss(self: &Arc<Self>, hold: &Arc<Hold>) {
+        hold.let_go_by_guard();
+        if hold.phase() != Phase::Lost(LossReason::Stolen) {
+            self.let_go(hold);
+        }
     }
 
     /// Takes an ended hold off the store, at once if the backend can.

@@ -1,6 +1,9 @@
 //! What the tests of this folder share.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    cell::RefCell,
+    sync::{Arc, Mutex, Once, PoisonError},
+};
 
 use tasklock::{
     AsyncLock, Attempt, Capabilities, Claim, Key, Locker, LossReason, MemoryLock, Observed, Observer, Powers, Released,
@@ -126,15 +129,36 @@ impl Observer for Seen {
     }
 }
 
-/// Gathers the log of the current thread while the guard lives.
-#[must_use]
-pub fn logged() -> (Seen, tracing::subscriber::DefaultGuard) {
-    let seen = Seen::default();
-    let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(Gather(seen.clone())));
-    (seen, guard)
+thread_local! {
+    static GATHERED: RefCell<Option<Seen>> = const { RefCell::new(None) };
 }
 
-struct Gather(Seen);
+/// Gathers the log of the current thread while the guard lives.
+///
+/// One subscriber for the whole process: those that come and go with tests that run side by side make tracing forget,
+/// now and then, that anyone listens.
+#[must_use]
+pub fn logged() -> (Seen, Gathering) {
+    static LISTEN: Once = Once::new();
+    LISTEN.call_once(|| {
+        let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(Gather));
+    });
+    let seen = Seen::default();
+    GATHERED.set(Some(seen.clone()));
+    (seen, Gathering)
+}
+
+/// Ends the gathering when dropped.
+#[derive(Debug)]
+pub struct Gathering;
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        GATHERED.set(None);
+    }
+}
+
+struct Gather;
 
 impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Gather {
     fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
@@ -144,9 +168,10 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Gather {
                 self.0.push_str(&format!(" {}={value:?}", field.name()));
             }
         }
+        let Some(seen) = GATHERED.with_borrow(Clone::clone) else { return };
         let mut text = Text(format!("{} {}", event.metadata().level(), event.metadata().target()));
         event.record(&mut text);
-        self.0.add(text.0);
+        seen.add(text.0);
     }
 }
 

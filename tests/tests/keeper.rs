@@ -6,7 +6,7 @@ use tasklock::{
     LockError, LossReason, ReleaseOutcome, Renew, Ttl,
     testing::{self, Fault, Op, until_quiet},
 };
-use tasklock_tests::{Seen, faulty, faulty_with, is_lost, other};
+use tasklock_tests::{Seen, faulty, faulty_with, is_lost, logged, other};
 use tokio::time::{Instant, timeout};
 
 const TTL: Duration = Duration::from_secs(30);
@@ -276,4 +276,20 @@ async fn leases_are_renewed_together() {
     // Twelve periods; each lease is due up to a tenth early, and what is nearly due goes along.
     let renewals = faults.count(Op::Renew);
     assert!((2_000 * 11..2_000 * 15).contains(&renewals), "{renewals}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn late_renewals_and_long_holds_are_warned_about() {
+    let (log, _log) = logged();
+    let (lock, faults, _) = faulty();
+    let _guard = lock.acquire("job").await.unwrap();
+    tokio::time::sleep(TTL * 9).await;
+    assert_eq!(log.count("held over many ttls") + log.count("renewal late"), 0, "{:?}", log.lines());
+    tokio::time::sleep(TTL * 40).await;
+    assert_eq!(log.count("held over many ttls"), 3, "at 10, 20 and 40: {:?}", log.lines());
+    faults.always(Op::Renew, Fault::Refuse);
+    tokio::time::sleep(TTL * 8 / 10).await;
+    faults.clear();
+    tokio::time::sleep(TTL).await;
+    assert_eq!(log.count("renewal late"), 1, "{:?}", log.lines());
 }
