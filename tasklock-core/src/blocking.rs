@@ -3,14 +3,14 @@
 //! Where a tokio runtime runs, blocking a thread would stall other tasks: every call here then refuses with
 //! [`LockError::WouldBlock`], which names the call to await instead.
 
-use std::{fmt, future::Future, ops::Deref, sync::Arc, thread};
+use std::{fmt, future::Future, ops::Deref, sync::Arc, thread, time::Duration};
 
 use tokio::{
     runtime::{Builder, Handle},
     sync::oneshot,
 };
 
-use crate::{IntoKey, Lease, LockError, ReleaseMode, ReleaseOutcome, current};
+use crate::{IntoKey, Lease, LockError, ReleaseMode, ReleaseOutcome, current, shared::RELEASE_WAIT};
 
 /// A [`crate::Locker`] whose calls block. Cheap to clone.
 ///
@@ -160,7 +160,7 @@ impl KeyLock {
 
     fn run<T>(&self, guard: Guard, body: impl FnOnce(Lease) -> T) -> T {
         let value = current::run_blocking(&guard.guard, body);
-        if self.lock.options_or_default().is_some_and(|options| options.release == ReleaseMode::Await) {
+        if self.lock.ending().1 == ReleaseMode::Await {
             if let Err(error) = guard.release() {
                 tracing::warn!(target: "tasklock", "body done, release failed: {error}");
             }
@@ -217,12 +217,18 @@ impl Background {
         let run = move || {
             runtime.block_on(async {
                 let _ = ended.await;
-                // Guards dropped just before are still being released.
-                tokio::task::yield_now().await;
+                // The keeper ends when the guards that were dropped are released.
+                let _ = tokio::time::timeout(RELEASE_WAIT, until_idle()).await;
             });
         };
         thread::Builder::new().name("tasklock".to_owned()).spawn(run).map_err(|_| LockError::NoRuntime)?;
         Ok(Background { handle, _end: end })
+    }
+}
+
+async fn until_idle() {
+    while Handle::current().metrics().num_alive_tasks() > 0 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

@@ -82,7 +82,8 @@ impl Clock {
         let real = Instant::now();
         while Instant::now() <= real {}
         // Real time has moved between the two readings; tokio's has not only if it is paused.
-        let paused = tokio::time::Instant::now() == first && first.into_std() >= origin - HEAD_START;
+        let paused =
+            tokio::time::Instant::now() == first && origin.saturating_duration_since(first.into_std()) <= HEAD_START;
         Clock(if paused { Source::Tokio } else { Source::Boot })
     }
 

@@ -7,9 +7,7 @@ use std::{
     task::Poll,
 };
 
-use crate::{
-    Guard, Key, Lease, LockError, LossReason, OnLost, ReleaseMode, ReleaseOutcome, options::Options, shared::Shared,
-};
+use crate::{Guard, Key, Lease, LockError, LossReason, OnLost, ReleaseMode, ReleaseOutcome, shared::Shared};
 
 tokio::task_local! {
     static RUNNING: Arc<Frame>;
@@ -70,7 +68,11 @@ pub(crate) fn would_wait_for_itself(shared: &Arc<Shared>, key: &Key) -> bool {
 }
 
 /// Runs `body` under `guard`, and releases.
-pub(crate) async fn run<F, Fut>(guard: Guard, options: &Options, body: F) -> Result<Fut::Output, LockError>
+pub(crate) async fn run<F, Fut>(
+    guard: Guard,
+    (on_lost, release): (OnLost, ReleaseMode),
+    body: F,
+) -> Result<Fut::Output, LockError>
 where
     F: FnOnce(Lease) -> Fut,
     Fut: Future,
@@ -79,20 +81,20 @@ where
     let frame = Frame::new(&guard);
     let value = {
         let body = pin!(RUNNING.scope(Arc::new(frame), body(lease.clone())));
-        match options.on_lost {
+        match on_lost {
             OnLost::Cancel => while_held(&lease, body).await?,
             OnLost::Finish => body.await,
         }
         // The body is dropped here, before anyone else can have the lock.
     };
-    if options.release == ReleaseMode::Background {
+    if release == ReleaseMode::Background {
         drop(guard);
         return Ok(value);
     }
     let released = guard.release().await;
     match released {
         // Ours by the clock to the last, and yet the store had it for somebody else: they may have run together.
-        Ok(ReleaseOutcome::AlreadyLost) if options.on_lost == OnLost::Cancel && lease.0.within_its_time() => {
+        Ok(ReleaseOutcome::AlreadyLost) if on_lost == OnLost::Cancel && lease.0.within_its_time() => {
             let reason = LossReason::Stolen;
             Err(LockError::Lost { key: lease.key().clone(), token: lease.fencing_token(), reason })
         }

@@ -124,6 +124,11 @@ impl Prefix {
 }
 
 /// What can name a lock: text, or a [`Key`] made before.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a lock's name",
+    label = "expected text or a `Key`",
+    note = "format it: `format!(\"job:{{id}}\")`"
+)]
 pub trait IntoKey {
     /// The key, without a prefix.
     ///

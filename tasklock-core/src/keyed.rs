@@ -141,7 +141,7 @@ impl KeyLock {
         Fut: Future,
     {
         let guard = self.acquire().await?;
-        self.run(guard, body).await
+        current::run(guard, self.ending(), body).await
     }
 
     /// Runs `body` while holding it, if it is free; `None`, and `body` is not run, if somebody else has it.
@@ -159,7 +159,7 @@ impl KeyLock {
         Fut: Future,
     {
         match self.try_acquire().await? {
-            Some(guard) => self.run(guard, body).await.map(Some),
+            Some(guard) => current::run(guard, self.ending(), body).await.map(Some),
             None => Ok(None),
         }
     }
@@ -167,15 +167,6 @@ impl KeyLock {
     /// The same for synchronous code.
     pub fn blocking(self) -> blocking::KeyLock {
         blocking::KeyLock::over(self)
-    }
-
-    async fn run<F, Fut>(&self, guard: Guard, body: F) -> Result<Fut::Output, LockError>
-    where
-        F: FnOnce(Lease) -> Fut,
-        Fut: Future,
-    {
-        let (locker, _) = self.target.as_ref().map_err(Clone::clone)?;
-        current::run(guard, self.options(locker), body).await
     }
 
     fn options<'a>(&'a self, locker: &'a Locker) -> &'a Options {
@@ -193,7 +184,11 @@ impl KeyLock {
         self.target.as_ref().map(|(locker, _)| locker).map_err(Clone::clone)
     }
 
-    pub(crate) fn options_or_default(&self) -> Option<&Options> {
-        self.target.as_ref().ok().map(|(locker, _)| self.options(locker))
+    /// What happens at the end of a body, foreseen or not.
+    pub(crate) fn ending(&self) -> (OnLost, ReleaseMode) {
+        match &self.target {
+            Ok((locker, _)) => (self.options(locker).on_lost, self.options(locker).release),
+            Err(_) => (OnLost::Cancel, ReleaseMode::Await),
+        }
     }
 }

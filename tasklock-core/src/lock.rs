@@ -86,7 +86,7 @@ pub trait AsyncLock: Send + Sync + 'static {
     /// Whether the store answers.
     fn ping(&self) -> impl Future<Output = StepResult<()>> + Send;
 
-    /// Closes connections, after the last release.
+    /// Closes connections, after the last release. May be called more than once.
     fn close(&self) -> impl Future<Output = ()> + Send {
         ready(())
     }

@@ -54,4 +54,6 @@ pub use crate::{
 /// What most code needs, by one `use`.
 pub mod prelude {
     pub use crate::{Fence, FencingToken, Guard, Lease, LockError, Locker, connect, from_env, install_default};
+    #[cfg(feature = "macros")]
+    pub use crate::{LockKey, synchronized};
 }

@@ -220,6 +220,24 @@ fn blocking_threads_exclude_each_other() {
     assert_eq!(guard.release().unwrap(), tasklock::ReleaseOutcome::Released);
 }
 
+/// The thread behind them goes only when what was dropped is released.
+#[test]
+fn blocking_guards_dropped_last_are_released() {
+    let store = MemoryLock::new();
+    let slow = blocking::Locker::start(async {
+        let (backend, faults) = testing::Faulty::new(store.clone());
+        faults.always(testing::Op::Release, testing::Fault::DelayRequest(Duration::from_millis(50)));
+        Locker::new(backend)
+    });
+    let slow = slow.unwrap();
+    let guard = slow.acquire("job").unwrap();
+    drop(slow);
+    drop(guard);
+    let patient = blocking::Locker::start(async { Locker::new(store.clone()) }).unwrap();
+    let waited = patient.key("job").with(|key| key.wait(Duration::from_secs(10))).acquire();
+    assert!(waited.is_ok(), "left to expire: {waited:?}");
+}
+
 #[test]
 fn blocking_view_of_a_locker() {
     let runtime = Runtime::new().unwrap();
