@@ -5,7 +5,7 @@ use std::{
     future::pending,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -13,7 +13,9 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Claim, Clock, FencingToken, Key, LockError, LossReason, Mono, Ttl, Validity, options::Options};
+use crate::{
+    Claim, Clock, FencingToken, Key, LockError, LossReason, Mono, Ttl, Validity, options::Options, registry::Place,
+};
 
 /// A handle on a held lock, cheap to clone. It does not hold the lock: the [`Guard`](crate::Guard) or the running
 /// synchronized body does.
@@ -121,7 +123,7 @@ pub(crate) struct Hold {
     pub(crate) acquired: Mono,
     pub(crate) renew_every: Option<Duration>,
     /// Where the registry keeps it.
-    pub(crate) slot: AtomicU32,
+    pub(crate) place: Place,
     clock: Clock,
     deadline: AtomicU64,
     /// The ttl to renew for, in nanoseconds; an extension changes it.
@@ -168,7 +170,7 @@ impl Hold {
         Hold {
             acquired: now,
             renew_every: options.renew_every(),
-            slot: AtomicU32::new(u32::MAX),
+            place: Place::default(),
             clock,
             deadline: AtomicU64::new(deadline.min(max_until).as_nanos()),
             ttl: AtomicU64::new(nanos(claim.ttl)),

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, MutexGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -11,7 +11,11 @@ use std::{
 use slab::Slab;
 use tokio::sync::Notify;
 
-use crate::{Mono, lease::Hold, shards::Shards};
+use crate::{
+    Mono,
+    lease::Hold,
+    shards::{self, Shards},
+};
 
 /// Sharded, because every acquisition and release writes to it. Entries are scanned rather than ordered: adding and
 /// removing must cost next to nothing, for most locks are gone before they are first due.
@@ -35,6 +39,24 @@ struct Entry {
     renewing: bool,
 }
 
+/// Where a hold is kept: the part of the thread that acquired it, and the slot in it.
+#[derive(Debug, Default)]
+pub(crate) struct Place {
+    shard: AtomicUsize,
+    slot: AtomicUsize,
+}
+
+impl Place {
+    fn store(&self, shard: usize, slot: usize) {
+        self.shard.store(shard, Ordering::Relaxed);
+        self.slot.store(slot, Ordering::Relaxed);
+    }
+
+    fn load(&self) -> (usize, usize) {
+        (self.shard.load(Ordering::Relaxed), self.slot.load(Ordering::Relaxed))
+    }
+}
+
 /// What a scan found to do.
 #[derive(Debug, Default)]
 pub(crate) struct Due {
@@ -54,9 +76,10 @@ impl Registry {
     pub(crate) fn insert(&self, hold: Arc<Hold>, renew_at: Mono) {
         let next = renew_at.min(hold.deadline());
         {
-            let mut shard = self.shards.of(&hold.claim.key);
+            let number = shards::of_this_thread();
+            let mut shard = self.shards.at(number);
             let slot = shard.vacant_entry();
-            hold.slot.store(u32::try_from(slot.key()).unwrap_or(u32::MAX), Ordering::Relaxed);
+            hold.place.store(number, slot.key());
             let gather = hold.renew_every.map_or(Duration::ZERO, |period| period / 16);
             slot.insert(Entry { hold, next, renew_at, gather, renewing: false });
         }
@@ -65,8 +88,8 @@ impl Registry {
 
     /// Removes a hold, if it is here.
     pub(crate) fn remove(&self, hold: &Arc<Hold>) {
-        let mut shard = self.shards.of(&hold.claim.key);
-        let slot = hold.slot.load(Ordering::Relaxed) as usize;
+        let (number, slot) = hold.place.load();
+        let mut shard = self.shards.at(number);
         if shard.get(slot).is_some_and(|entry| Arc::ptr_eq(&entry.hold, hold)) {
             shard.remove(slot);
         }
@@ -76,8 +99,8 @@ impl Registry {
     pub(crate) fn renewed(&self, hold: &Arc<Hold>, renew_at: Mono) {
         let next = renew_at.min(hold.deadline());
         {
-            let mut shard = self.shards.of(&hold.claim.key);
-            let slot = hold.slot.load(Ordering::Relaxed) as usize;
+            let (number, slot) = hold.place.load();
+            let mut shard = self.shards.at(number);
             let Some(entry) = shard.get_mut(slot).filter(|entry| Arc::ptr_eq(&entry.hold, hold)) else { return };
             (entry.next, entry.renew_at, entry.renewing) = (next, renew_at, false);
         }

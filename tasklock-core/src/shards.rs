@@ -1,6 +1,9 @@
 //! A table split by key, so that threads with different keys rarely meet.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use crate::Key;
 
@@ -21,13 +24,27 @@ impl<T> Shards<T> {
 
     /// The part that `key` belongs to.
     pub(crate) fn of(&self, key: &Key) -> MutexGuard<'_, T> {
-        lock(&self.0[key.hash64() as usize % SHARDS].0)
+        self.at(key.hash64() as usize)
+    }
+
+    /// The part of this number.
+    pub(crate) fn at(&self, number: usize) -> MutexGuard<'_, T> {
+        lock(&self.0[number % SHARDS].0)
     }
 
     /// One part after the other.
     pub(crate) fn iter(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
         self.0.iter().map(|shard| lock(&shard.0))
     }
+}
+
+/// A number for the calling thread: a part that it nearly always has to itself, and in its cache.
+pub(crate) fn of_this_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    NUMBER.try_with(|number| *number).unwrap_or(0)
 }
 
 /// A panic elsewhere leaves nothing half done: no critical section here calls foreign code.
