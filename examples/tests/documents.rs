@@ -22,3 +22,14 @@ fn the_guarantees_name_tests_that_exist() {
     }
     assert!(named > 40, "only {named} tests are named");
 }
+
+/// `ARCHITECTURE.md` lists the files of the core.
+#[test]
+fn the_architecture_names_every_file_of_the_core() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    for entry in fs::read_dir(root.join("tasklock-core/src")).expect("the core's folder") {
+        let name = entry.expect("an entry").file_name().into_string().expect("a name in UTF-8");
+        assert!(text.contains(&format!("`{name}`")) || !name.ends_with(".rs"), "{name} is not in ARCHITECTURE.md");
+    }
+}
