@@ -70,6 +70,7 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
         answer: answer.map(|answer| (now, answer)),
         asked,
         attempt: 0,
+        found_busy: 0,
         unsettled: false,
         call: None,
         request,
@@ -122,6 +123,8 @@ struct Pursuit {
     /// Whether this nonce was ever sent.
     asked: bool,
     attempt: u32,
+    /// How many attempts found the lock held.
+    found_busy: u32,
     /// Whether an attempt of this nonce may reach the store yet.
     unsettled: bool,
     call: Option<BoxFuture<'static, StepResult<Attempt>>>,
@@ -138,7 +141,7 @@ impl Pursuit {
             biased;
             () = async { drop(signal.wait_for(|signal| signal.closed).await) } => Err(LockError::ShutDown),
             outcome = self.pursue(options) => outcome,
-            () = shared.clock.sleep_until(give_up) => Err(timeout(&key, shared.clock.now().since(started), &seen)),
+            () = shared.clock.sleep_until(give_up) => Err(timeout(&key, started, shared.clock.now(), &seen)),
             never = warn(&shared, &key, started, &seen, options.warn_after) => match never {},
         };
         if let Err(LockError::Timeout { waited, .. }) = &outcome {
@@ -163,6 +166,7 @@ impl Pursuit {
                     if let Some(guard) = self.accept(&grant, sent, options) {
                         return Ok(guard);
                     }
+                    tokio::time::sleep(next_error_pause(&mut error_pauses)).await;
                 }
                 Ok(Attempt::Busy(busy)) => {
                     failing = None;
@@ -178,7 +182,7 @@ impl Pursuit {
                         biased;
                         () = self.until_told(sent, &mut error_pauses) => {}
                         _ = signal.changed() => {}
-                        () = shared.clock.sleep_until(sent.after(again_in)) => {}
+                        () = shared.clock.sleep_until(sent.after(again_in.max(LEAST_PAUSE))) => {}
                     }
                 }
                 Err(error) => {
@@ -208,7 +212,7 @@ impl Pursuit {
         let Some(place) = &mut self.place else { return Ok(()) };
         if !place.is_in_front() {
             if options.wait == Wait::Try {
-                return Err(LockError::Held { key: self.request.key.clone(), holder: last(&self.seen) });
+                return Err(LockError::Held { key: self.request.key.clone(), holder: last(&self.seen, self.started) });
             }
             place.come_to_front().await;
             // Nothing was sent yet: the lease is dated from here.
@@ -253,15 +257,19 @@ impl Pursuit {
     }
 
     fn found_busy(&mut self, busy: &Busy, options: &Options) -> Result<(), LockError> {
-        let key = &self.request.key;
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = busy.holder.clone();
+        let (key, now) = (&self.request.key, self.core.shared.clock.now());
+        let sighting = busy.holder.clone().map(|holder| (now, holder));
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = sighting;
         if self.request.intent == Intent::Try {
+            // A try that was answered has left nothing to withdraw.
+            self.asked = self.unsettled;
             return Err(LockError::Held { key: key.clone(), holder: busy.holder.clone() });
         }
-        if self.attempt + 1 >= options.retry.attempts_allowed() {
-            return Err(timeout(key, self.core.shared.clock.now().since(self.started), &self.seen));
+        self.found_busy += 1;
+        if self.found_busy >= options.retry.attempts_allowed() {
+            return Err(timeout(key, self.started, now, &self.seen));
         }
-        if self.attempt == 0 {
+        if self.found_busy == 1 {
             self.core.shared.observe(|| Observed::Waiting { key, position: busy.position });
         }
         Ok(())
@@ -319,16 +327,18 @@ async fn warn(shared: &Shared, key: &Key, started: Mono, seen: &Seen, after: Dur
     loop {
         shared.clock.sleep_until(started.after(after)).await;
         let (key, backend) = (shared.shown(key), shared.backend_name());
-        let holder = last(seen).map_or_else(|| "unknown".to_owned(), |holder| holder.to_string());
+        let holder = last(seen, shared.clock.now()).map_or_else(|| "unknown".to_owned(), |holder| holder.to_string());
         tracing::warn!(target: "tasklock", %key, backend, waited = ?after, holder, "still waiting");
         after *= 2;
     }
 }
 
-fn timeout(key: &Key, waited: Duration, seen: &Seen) -> LockError {
-    LockError::Timeout { key: key.clone(), waited, holder: last(seen) }
+fn timeout(key: &Key, started: Mono, now: Mono, seen: &Seen) -> LockError {
+    LockError::Timeout { key: key.clone(), waited: now.since(started), holder: last(seen, now) }
 }
 
-fn last(seen: &Seen) -> Option<Arc<Holder>> {
-    seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+/// The holder last seen, as old as it must be by now.
+fn last(seen: &Seen, now: Mono) -> Option<Arc<Holder>> {
+    let (at, holder) = seen.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+    Some(Arc::new(holder.aged(now.since(at))))
 }

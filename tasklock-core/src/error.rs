@@ -125,7 +125,7 @@ fn by(holder: &Option<Arc<Holder>>) -> String {
 
 /// What is wrong with an address. Secrets in it are not shown.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{url}: {reason}")]
+#[error("`{url}`: {reason}")]
 #[non_exhaustive]
 pub struct InvalidUrl {
     /// The address, without user, password and the values of its parameters.
@@ -147,7 +147,7 @@ impl InvalidUrl {
 #[non_exhaustive]
 #[repr(u8)]
 pub enum LossReason {
-    /// Its time ran out: renewal is off, or its maximum hold was reached.
+    /// Its time ran out: renewal is off, its maximum hold was reached, or this process was paused for too long.
     Expired,
     /// Another holder has it, or an administrator broke it.
     Stolen,

@@ -173,6 +173,15 @@ impl Holder {
     }
 }
 
+impl Holder {
+    /// The same holder `by` later, as far as can be told without asking: what was left then may have been renewed.
+    pub(crate) fn aged(&self, by: Duration) -> Self {
+        let held = self.held.map(|held| held + by);
+        let remaining = self.remaining.and_then(|left| left.checked_sub(by)).filter(|left| !left.is_zero());
+        Holder { held, remaining, ..self.clone() }
+    }
+}
+
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.owner)?;

@@ -6,13 +6,15 @@ use http::{StatusCode, header::RETRY_AFTER};
 use crate::LockError;
 
 /// `409 Conflict` if somebody else has the lock and the call was not to wait; `503 Service Unavailable` if waiting did
-/// not help, the lock was lost, the store is out or the locker shut down; both with `Retry-After` in seconds. `500
+/// not help, the lock was lost, the store is out or the locker shut down; both with `Retry-After` in seconds. `400 Bad Request` for a
+/// name that no lock can have. `500
 /// Internal Server Error` for mistakes in the program. The body says no more than that: the error's own text names the
 /// lock and its holder, and is for the log.
 impl IntoResponse for LockError {
     fn into_response(self) -> Response {
         let (status, text) = match &self {
             LockError::Held { .. } => (StatusCode::CONFLICT, "locked"),
+            LockError::InvalidKey(_) => return (StatusCode::BAD_REQUEST, "not a name for a lock").into_response(),
             LockError::ShutDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting down"),
             error if error.is_contended() => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
             error if error.is_retryable() => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
@@ -49,6 +51,7 @@ mod tests {
         assert_eq!(answer(timeout), (503, Some("1".to_owned())));
         assert_eq!(answer(BackendError::transient("out").into()), (503, Some("1".to_owned())));
         assert_eq!(answer(LockError::ShutDown), (503, Some("1".to_owned())));
+        assert_eq!(answer(crate::InvalidKey::Empty.into()), (400, None));
         assert_eq!(answer(BackendError::fatal("wrong password").into()), (500, None));
         assert_eq!(answer(LockError::WouldDeadlock { key }), (500, None));
     }

@@ -1,7 +1,7 @@
 //! The one task of a locker: it renews its leases in time, ends those that could not be, and hears what the store
 //! tells unasked.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
 use tokio::{sync::oneshot, task::JoinSet};
 
@@ -13,12 +13,13 @@ use crate::{
     shared::Shared,
 };
 
-/// The most leases renewed in one call.
-const BATCH: usize = 512;
-/// The longest a renewal is waited for, and the pause after one that failed, as parts of the ttl.
+/// The longest a renewal is waited for, and the pause after one that failed, as parts of the time left for it.
 const CALL_PART: u32 = 4;
-const PAUSE_PART: u32 = 16;
+const PAUSE_PART: u32 = 24;
+const LEAST_CALL: Duration = Duration::from_millis(2);
 const LONGEST_CALL: Duration = Duration::from_secs(5);
+/// The longest nap: timers stand still while the machine sleeps, and leases do not.
+const NAP: Duration = Duration::from_secs(1);
 
 pub(crate) struct Keeper {
     shared: Arc<Shared>,
@@ -33,7 +34,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 _ = &mut alive => break,
-                () = shared.clock.sleep_until(shared.registry.wake_at()) => keeper.scan(),
+                () = nap(&shared) => keeper.scan(),
                 () = shared.registry.sooner() => {}
                 told = &mut event => {
                     keeper.told(told);
@@ -47,14 +48,19 @@ impl Keeper {
     }
 
     fn scan(&mut self) {
-        let Due { expired, mut renew } = self.shared.registry.scan(self.shared.clock.now());
+        let now = self.shared.clock.now();
+        if now < self.shared.registry.wake_at() {
+            return;
+        }
+        let Due { expired, mut renew } = self.shared.registry.scan(now);
         for hold in expired {
             self.shared.lose(&hold, hold.reason_at_deadline());
         }
-        // Leases of like ttl go together: one call has one time bound.
-        renew.sort_by_key(|hold| hold.ttl().duration());
-        for batch in renew.chunk_by(|a, b| b.ttl().duration() <= a.ttl().duration().map(|ttl| ttl * 2)) {
-            for batch in batch.chunks(BATCH) {
+        // Those go together that have about as much time left, for a call has one time bound, and that may.
+        renew.sort_by_key(|hold| (hold.company(), hold.urgency(now)));
+        let alike = |a: &Arc<Hold>, b: &Arc<Hold>| a.company() == b.company() && b.urgency(now) <= a.urgency(now) * 2;
+        for alike in renew.chunk_by(alike) {
+            for batch in alike.chunks(alike[0].company()) {
                 self.renewals.spawn(renew_batch(self.shared.clone(), batch.to_vec()));
             }
         }
@@ -87,6 +93,14 @@ impl Drop for Keeper {
     }
 }
 
+/// Until the registry has something due, or for a while.
+async fn nap(shared: &Shared) {
+    match shared.registry.wake_at() {
+        Mono::NEVER => pending().await,
+        due => shared.clock.sleep_until(due.min(shared.clock.now().after(NAP))).await,
+    }
+}
+
 fn next_event(shared: &Arc<Shared>) -> BoxFuture<'static, Event> {
     shared.backend.clone().event()
 }
@@ -99,7 +113,8 @@ async fn renew_batch(shared: Arc<Shared>, holds: Vec<Arc<Hold>>) {
         if hold.begin_renewal() {
             renewing.push(Renewing(hold));
         } else {
-            shared.registry.renewed(&hold, shared.clock.now().after(pause(&hold)));
+            let now = shared.clock.now();
+            shared.registry.renewed(&hold, now.after(pause(&hold, now)));
         }
     }
     if !renewing.is_empty() {
@@ -110,9 +125,13 @@ async fn renew_batch(shared: Arc<Shared>, holds: Vec<Arc<Hold>>) {
 async fn renew(shared: &Arc<Shared>, renewing: &[Renewing]) -> Vec<Result<(), LockError>> {
     let claims: Vec<Claim> = renewing.iter().map(|r| r.0.claim_now()).collect();
     renewing.iter().for_each(|r| r.0.renewal_sent());
-    let bound = claims.iter().filter_map(|c| c.ttl.duration()).min().map_or(LONGEST_CALL, |ttl| ttl / CALL_PART);
     let sent = shared.clock.now();
-    let outcomes = tokio::time::timeout(bound.min(LONGEST_CALL), shared.backend.renew(&claims)).await;
+    let bound = renewing.iter().map(|r| r.0.urgency(sent)).min().unwrap_or(LONGEST_CALL) / CALL_PART;
+    let bound = bound.clamp(LEAST_CALL, LONGEST_CALL);
+    let outcomes = tokio::time::timeout(bound, shared.backend.renew(&claims)).await;
+    if outcomes.is_err() {
+        renewing.iter().for_each(|r| r.0.renewal_unanswered());
+    }
     let mut outcomes = outcomes.unwrap_or_default().into_iter();
     let unanswered = || Err(BackendError::unknown("no answer to a renewal in time"));
     let settle =
@@ -155,7 +174,7 @@ fn settle(
             let (key, backend) = (shared.shown(&claim.key), shared.backend_name());
             let left = hold.deadline().since(now);
             tracing::warn!(target: "tasklock", %key, backend, ?left, "renewal failed, will be tried again: {error}");
-            shared.registry.renewed(hold, now.after(pause(hold)));
+            shared.registry.renewed(hold, now.after(pause(hold, now)));
             shared.observe(|| Observed::Renewed { key: &claim.key, error: Some(&error) });
             Err(error.into())
         }
@@ -176,8 +195,8 @@ fn warn_if_late_or_long(shared: &Shared, hold: &Hold, now: Mono) {
     }
 }
 
-fn pause(hold: &Hold) -> Duration {
-    hold.ttl().duration().map_or(LONGEST_CALL, |ttl| ttl / PAUSE_PART)
+fn pause(hold: &Hold, now: Mono) -> Duration {
+    (hold.urgency(now) / PAUSE_PART).min(LONGEST_CALL)
 }
 
 /// A hold being renewed, until this is dropped.

@@ -133,6 +133,8 @@ pub(crate) struct Hold {
     /// No deadline goes beyond the maximum hold.
     max_until: Mono,
     failing: AtomicBool,
+    /// Renewals in a row that were not answered.
+    unanswered: AtomicU8,
     /// When its holder is warned about next.
     warn_at: AtomicU64,
     /// A phase in the low bits, marks above.
@@ -177,6 +179,7 @@ impl Hold {
             unknown_ttl: AtomicU64::new(u64::MAX),
             max_until,
             failing: AtomicBool::new(false),
+            unanswered: AtomicU8::new(0),
             warn_at: AtomicU64::new(claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl * LONG)).as_nanos()),
             phase: AtomicU8::new(HELD),
             changed: Notify::new(),
@@ -229,6 +232,22 @@ impl Hold {
         Some(if every < ttl { every } else { ttl / 3 })
     }
 
+    /// The time in which a renewal must succeed: what is left, and never more than the ttl.
+    pub(crate) fn urgency(&self, now: Mono) -> Duration {
+        let left = self.deadline().since(now);
+        self.ttl().duration().map_or(left, |ttl| ttl.min(left))
+    }
+
+    /// How many it may be renewed together with. A call that is not answered is not made again as large: one claim that
+    /// hangs must not cost the others their leases.
+    pub(crate) fn company(&self) -> usize {
+        match self.unanswered.load(Ordering::Acquire) {
+            0 => 512,
+            1 => 8,
+            _ => 1,
+        }
+    }
+
     /// Why it would be lost if its deadline passed now.
     pub(crate) fn reason_at_deadline(&self) -> LossReason {
         let at_its_maximum = self.max_until != Mono::NEVER && self.clock.now() >= self.max_until;
@@ -247,10 +266,17 @@ impl Hold {
     /// A renewal for `ttl`, sent at `sent`, was answered: held, and by the store's own reckoning for `validity`.
     pub(crate) fn renewal_held(&self, ttl: Ttl, sent: Mono, validity: Validity) {
         self.failing.store(false, Ordering::Release);
+        self.unanswered.store(0, Ordering::Release);
         let ttl = Mono::from_nanos(nanos(ttl).min(self.unknown_ttl.load(Ordering::Acquire)));
         let ttl = if ttl == Mono::NEVER { Ttl::Never } else { Ttl::For(Duration::from_nanos(ttl.as_nanos())) };
         let deadline = deadline(ttl, sent, validity).min(self.max_until);
         self.deadline.store(deadline.as_nanos(), Ordering::Release);
+    }
+
+    /// A renewal was not answered in time.
+    pub(crate) fn renewal_unanswered(&self) {
+        let more = |n: u8| Some(n.saturating_add(1));
+        let _ = self.unanswered.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
     }
 
     /// A renewal for `ttl` failed, and may yet reach the store.
@@ -381,12 +407,9 @@ impl fmt::Debug for Hold {
 /// Until when a holder may believe a grant or renewal sent at `sent`: what the store says, but never more than the
 /// ttl from the sending, less 1 % and 2 ms for clocks that run apart.
 pub(crate) fn deadline(ttl: Ttl, sent: Mono, validity: Validity) -> Mono {
-    let Ttl::For(ttl) = ttl else {
-        return if let Validity::Until(until) = validity { until.before(MARGIN) } else { Mono::NEVER };
-    };
-    let latest = sent.after(ttl);
+    let latest = ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
     let until = if let Validity::Until(until) = validity { until.min(latest) } else { latest };
-    until.before(ttl / 100 + MARGIN)
+    until.before(until.since(sent) / 100 + MARGIN)
 }
 
 const MARGIN: Duration = Duration::from_millis(2);

@@ -168,8 +168,8 @@ impl Locker {
         Ok(InRuntime::new(&shared.runtime, shared.backend.inspect(&key)).await?)
     }
 
-    /// Takes `key` from whoever holds it and lets the next waiter in; whether somebody held it. The holder notices at
-    /// its next renewal at the latest, and reports it as [`LossReason::Stolen`](crate::LossReason::Stolen); its fencing
+    /// Takes `key` from whoever holds it and lets the next waiter in; whether somebody held it. A holder that renews
+    /// notices at its next renewal, one that does not at its release; the first reports it as [`LossReason::Stolen`](crate::LossReason::Stolen); its fencing
     /// token is refused from the next holder's first write on.
     ///
     /// # Errors

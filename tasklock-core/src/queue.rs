@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use hashbrown::HashTable;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{Holder, Key, shards::Shards, shared::Shared};
+use crate::{Holder, Key, Mono, shards::Shards, shared::Shared};
 
 /// First come, first served, per key. An entry lives as long as somebody stands in it.
 #[derive(Debug)]
@@ -21,8 +21,8 @@ struct Line {
     standing: usize,
 }
 
-/// The holder the one in front has seen last, for the timeouts and warnings of all.
-pub(crate) type Seen = Arc<Mutex<Option<Arc<Holder>>>>;
+/// The holder the one in front has seen last, and when, for the timeouts and warnings of all.
+pub(crate) type Seen = Arc<Mutex<Option<(Mono, Arc<Holder>)>>>;
 
 impl Queue {
     pub(crate) fn new() -> Self {

@@ -200,6 +200,7 @@ pub enum Wake {
 #[non_exhaustive]
 pub enum Renewed {
     /// It is still yours.
+    #[non_exhaustive]
     Held {
         /// For how long. Core allows it no more than the ttl counted from before the renewal was sent.
         validity: Validity,

@@ -2,12 +2,15 @@
 
 use std::{
     cell::RefCell,
+    fmt,
+    future::pending,
     sync::{Arc, Mutex, Once, PoisonError},
+    time::Duration,
 };
 
 use tasklock::{
-    AsyncLock, Attempt, Capabilities, Claim, Key, Locker, LossReason, MemoryLock, Observed, Observer, Powers, Released,
-    Renewed, Request, Scope, State, StepResult, WakeBy,
+    AsyncLock, Attempt, BackendError, Capabilities, Claim, Clock, Grant, Key, Locker, LossReason, MemoryLock, Observed,
+    Observer, Powers, Released, Renewed, Request, Scope, State, StepResult, Validity, Wake, WakeBy,
     testing::{Faults, Faulty},
 };
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -90,6 +93,124 @@ impl AsyncLock for Polled {
 
     fn powers(&self) -> Powers<'_> {
         self.inner.powers()
+    }
+}
+
+/// A backend that answers every attempt as it is told, grants every waiter a claim of one second, and holds nothing.
+#[derive(Clone)]
+pub struct Script(Arc<Lines>);
+
+struct Lines {
+    attempt: Box<dyn Fn(&Request) -> Attempt + Send + Sync>,
+    push: bool,
+    plan: Mutex<Plan>,
+}
+
+#[derive(Clone, Default)]
+struct Plan {
+    attempts: usize,
+    renewals: usize,
+    refuse: usize,
+    hang: Option<String>,
+}
+
+impl Script {
+    /// Attempts are answered like this.
+    #[must_use]
+    pub fn new(attempt: impl Fn(&Request) -> Attempt + Send + Sync + 'static) -> Self {
+        Script(Arc::new(Lines { attempt: Box::new(attempt), push: true, plan: Mutex::default() }))
+    }
+
+    /// Waiters are granted nothing.
+    ///
+    /// # Panics
+    ///
+    /// If it is in use already.
+    #[must_use]
+    pub fn without_push(self) -> Self {
+        let mut lines = Arc::into_inner(self.0).expect("not in use");
+        lines.push = false;
+        Script(Arc::new(lines))
+    }
+
+    /// The next so many calls to renew fail.
+    pub fn refuse_renewals(&self, count: usize) {
+        self.plan(|plan| plan.refuse = count);
+    }
+
+    /// Calls to renew this key, among others or alone, are never answered.
+    pub fn hang_renewals_of(&self, key: &str) {
+        self.plan(|plan| plan.hang = Some(key.to_owned()));
+    }
+
+    /// How many attempts were made.
+    #[must_use]
+    pub fn attempts(&self) -> usize {
+        self.plan(|plan| plan.attempts)
+    }
+
+    /// How many calls to renew were made.
+    #[must_use]
+    pub fn renewals(&self) -> usize {
+        self.plan(|plan| plan.renewals)
+    }
+
+    fn plan<T>(&self, with: impl FnOnce(&mut Plan) -> T) -> T {
+        with(&mut self.0.plan.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl AsyncLock for Script {
+    fn capabilities(&self) -> &Capabilities {
+        const PUSH: &Capabilities = &Capabilities::new("script").wake(WakeBy::Push);
+        PUSH
+    }
+
+    async fn try_acquire(&self, request: &Request) -> StepResult<Attempt> {
+        self.plan(|plan| plan.attempts += 1);
+        Ok((self.0.attempt)(request))
+    }
+
+    async fn wait(&self, _: &Request) -> StepResult<Wake> {
+        if !self.0.push {
+            return pending().await;
+        }
+        let until = Clock::current().now().after(Duration::from_secs(1));
+        Ok(Wake::Granted(Grant::new(None, Validity::Until(until)).to_confirm()))
+    }
+
+    async fn renew(&self, claims: &[Claim]) -> Vec<StepResult<Renewed>> {
+        let plan = self.plan(|plan| {
+            plan.renewals += 1;
+            let before = plan.clone();
+            plan.refuse = plan.refuse.saturating_sub(1);
+            before
+        });
+        if plan.hang.is_some_and(|key| claims.iter().any(|claim| claim.key.as_str() == key)) {
+            return pending().await;
+        }
+        if plan.refuse > 0 {
+            return claims.iter().map(|_| Err(BackendError::transient("refused"))).collect();
+        }
+        claims.iter().map(|_| Ok(Renewed::held(Validity::Session, None))).collect()
+    }
+
+    async fn release(&self, _: &Claim) -> StepResult<Released> {
+        Ok(Released::Released)
+    }
+
+    async fn inspect(&self, _: &Key) -> StepResult<State> {
+        Ok(State::default())
+    }
+
+    async fn ping(&self) -> StepResult<()> {
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Script").finish_non_exhaustive()
     }
 }
 

@@ -3,10 +3,10 @@
 use std::{future::pending, time::Duration};
 
 use tasklock::{
-    LockError, LossReason, ReleaseOutcome, Renew, Ttl,
+    Attempt, Grant, LockError, Locker, LossReason, ReleaseOutcome, Renew, Ttl, Validity,
     testing::{self, Fault, Op, until_quiet},
 };
-use tasklock_tests::{Seen, faulty, faulty_with, is_lost, logged, other};
+use tasklock_tests::{Script, Seen, faulty, faulty_with, is_lost, logged, other};
 use tokio::time::{Instant, timeout};
 
 const TTL: Duration = Duration::from_secs(30);
@@ -292,4 +292,22 @@ async fn late_renewals_and_long_holds_are_warned_about() {
     faults.clear();
     tokio::time::sleep(TTL).await;
     assert_eq!(log.count("renewal late"), 1, "{:?}", log.lines());
+}
+
+/// One claim that hangs at the store must not cost the others their leases.
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_hangs_is_renewed_apart_from_the_others() {
+    let script = Script::new(|request| {
+        let until = Validity::Until(request.since.after(TTL));
+        Attempt::Granted(Grant::new(None, until))
+    });
+    let lock = Locker::new(script.clone()).unwrap();
+    let mut guards = Vec::new();
+    for n in 0..1_000 {
+        guards.push(lock.acquire(format!("job:{n}")).await.unwrap());
+    }
+    script.hang_renewals_of("tasklock:job:7");
+    tokio::time::sleep(TTL * 4).await;
+    let lost: Vec<_> = guards.iter().filter(|guard| !guard.is_held()).map(|guard| guard.key().name()).collect();
+    assert_eq!(lost, ["job:7"]);
 }

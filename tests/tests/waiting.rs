@@ -9,10 +9,10 @@ use std::{
 };
 
 use tasklock::{
-    Fencing, LockError, Locker, MemoryLock, Renew, RetryPolicy, Stats, Wait,
+    Attempt, Busy, Fencing, Grant, LockError, Locker, MemoryLock, Renew, Request, RetryPolicy, Stats, Validity, Wait,
     testing::{Fault, Op, until_quiet},
 };
-use tasklock_tests::{Polled, Seen, faulty, faulty_with, logged, other};
+use tasklock_tests::{Polled, Script, Seen, faulty, faulty_with, logged, other};
 use tokio::{
     task::JoinSet,
     time::{Instant, timeout},
@@ -31,9 +31,10 @@ async fn a_timeout_names_the_holder_and_the_time() {
     let LockError::Timeout { key, waited, holder } = &error else { panic!("{error}") };
     assert_eq!((key.name(), waited.as_secs()), ("job:7", 100));
     assert_eq!(holder.as_ref().unwrap().owner.name(), "worker-3");
-    assert!(holder.as_ref().unwrap().remaining.is_some());
+    assert!(holder.as_ref().unwrap().held.unwrap() >= Duration::from_secs(100), "{holder:?}");
     assert!(error.to_string().contains("worker-3") && error.to_string().contains("job:7"), "{error}");
-    assert!(error.is_contended() && error.is_retryable() && error.retry_after().is_some());
+    assert!(error.is_contended() && error.is_retryable());
+    assert!(lock.key("job:7").wait(Wait::Try).acquire().await.unwrap_err().retry_after().is_some());
     let warnings = log.lines();
     assert_eq!(warnings.iter().filter(|line| line.contains("worker-3")).count(), 2, "at 30 s and 60 s: {warnings:?}");
 }
@@ -280,4 +281,60 @@ async fn named_stores_are_shared() {
     assert!(other(&MemoryLock::new()).try_acquire("job").await.unwrap().is_some());
     drop((a, b, guard));
     assert!(MemoryLock::named("n").is_empty());
+}
+
+/// A store whose claims are short, whatever the ttl: a pushed grant stands for a second and is to be confirmed.
+#[tokio::test(start_paused = true)]
+async fn short_claims_are_believed_and_confirmed_whatever_the_ttl() {
+    for ttl in [5, 30, 100, 110, 3_600, 86_400].map(Duration::from_secs) {
+        let script = Script::new(|_| Attempt::Busy(Busy::default()));
+        let lock = Locker::builder(script.clone()).ttl(ttl).build().unwrap();
+        // The first renewal is refused; a claim must stand more than one attempt.
+        script.refuse_renewals(1);
+        let guard = timeout(Duration::from_secs(60), lock.acquire("job")).await.expect("the claim").unwrap();
+        assert!(guard.is_held() && guard.remaining() <= Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        assert!(guard.is_held() && guard.remaining() > ttl / 2 - Duration::from_secs(1), "{ttl:?}");
+        assert!(script.renewals() >= 2);
+    }
+}
+
+/// A grant that is over at once, again and again, is no reason to ask without a pause.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_answers_nonsense_is_asked_at_a_pace() {
+    let over = |request: &Request| Attempt::Granted(Grant::new(None, Validity::Until(request.since)));
+    let zero = |_: &Request| Attempt::Busy(Busy::new(None, Some(Duration::ZERO)));
+    for script in [Script::new(over), Script::new(zero).without_push()] {
+        let lock = Locker::builder(script.clone()).wait(Duration::from_secs(2)).build().unwrap();
+        assert!(lock.acquire("job").await.unwrap_err().is_contended());
+        assert!(script.attempts() <= 2_100, "asked {} times in 2 s", script.attempts());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_number_of_attempts_counts_those_that_found_it_held() {
+    let (lock, faults, store) = faulty_with(|b| b.retry(RetryPolicy::default().max_attempts(2)));
+    let guard = other(&store).acquire("job").await.unwrap();
+    faults.next(Op::TryAcquire, Fault::Refuse);
+    faults.next(Op::TryAcquire, Fault::Refuse);
+    let waiter = tokio::spawn(async move { lock.acquire("job").await.map(drop) });
+    while faults.count(Op::Wait) == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(guard);
+    waiter.await.unwrap().expect("one attempt in three found it held");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_that_was_answered_has_nothing_to_withdraw() {
+    let (lock, faults, store) = faulty();
+    let _guard = other(&store).acquire("job").await.unwrap();
+    assert!(lock.try_acquire("job").await.unwrap().is_none());
+    until_quiet(&lock).await;
+    assert_eq!(faults.count(Op::Release), 0);
+    // One whose first answer was lost has.
+    faults.next(Op::TryAcquire, Fault::LoseReply);
+    assert!(lock.try_acquire("job").await.unwrap().is_none());
+    until_quiet(&lock).await;
+    assert_eq!(faults.count(Op::Release), 1);
 }
