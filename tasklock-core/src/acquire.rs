@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
 use crate::{
     Applied, Attempt, BackendError, Busy, Claim, Grant, Guard, Holder, Intent, Key, LockError, Mono, Nonce, Observed,
     Request, Wait, Wake, WakeBy, current,
@@ -22,6 +24,8 @@ use crate::{
 
 /// When to ask again if neither the store nor the attempt says.
 const FALLBACK: Duration = Duration::from_secs(30);
+/// The least time that a call has to be answered, however little the caller's patience.
+const LEAST_CALL_BOUND: Duration = Duration::from_secs(5);
 /// How often a failing store is asked by a call that is not to wait.
 const TRY_ATTEMPTS: u32 = 3;
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
@@ -33,7 +37,7 @@ pub(crate) async fn acquire(core: &Arc<Core>, key: Key, options: &Options) -> Re
     tokio::task::coop::consume_budget().await;
     match at_once(core, key, options)? {
         AtOnce::Granted(guard) => Ok(guard),
-        AtOnce::Not(pursuit) => InRuntime::new(&core.shared.runtime, pursuit.run(options)).await,
+        AtOnce::Not(pursuit) => InRuntime::new(&core.shared, pursuit.run(options)).await,
     }
 }
 
@@ -46,19 +50,23 @@ enum AtOnce {
 fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, LockError> {
     let shared = &core.shared;
     shared.check_open()?;
-    let intent = if options.wait == Wait::Try { Intent::Try } else { Intent::Wait };
+    let intent = if options.is_try() { Intent::Try } else { Intent::Wait };
     if intent != Intent::Try && current::would_wait_for_itself(shared, &key) {
         return Err(LockError::WouldDeadlock { key });
     }
     let place = Place::take(shared, &key);
     let now = shared.clock.now();
     let request = Request::new(key, Nonce::fresh(), options.ttl, intent, options.owner.clone(), now);
-    let may_ask = place.as_ref().is_none_or(Place::is_in_front);
+    let may_ask = options.is_try() || place.as_ref().is_none_or(Place::is_in_front);
     let answer = if may_ask { shared.backend.try_acquire_now(&request) } else { None };
     if let Some(Ok(Attempt::Granted(grant))) = &answer {
-        if let Some(deadline) = in_time(&request, grant, now, now) {
+        // A store behind a queue of ours is one that takes its time: a file, a socket.
+        let answered = if place.is_some() { shared.clock.now() } else { now };
+        if let Some(deadline) = in_time(&request, grant, now, answered) {
             let times = Times { started: now, now, deadline };
-            return Ok(AtOnce::Granted(accept(core, request, false, grant, &times, options)));
+            let guard = accept(core, request, false, grant, &times, options);
+            shared.check_open()?;
+            return Ok(AtOnce::Granted(guard));
         }
     }
     let asked = answer.is_some();
@@ -73,7 +81,10 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
         found_busy: 0,
         unsettled: false,
         call: None,
+        polling: false,
+        trouble: None,
         request,
+        _leaving: shared.waiters.token(),
     })))
 }
 
@@ -102,7 +113,8 @@ fn accept(
     let shared = &core.shared;
     let claim = Claim { token: grant.token, unsettled, ..Claim::from(request) };
     let hold = Hold::new(claim, options, shared.clock, times.now, times.deadline);
-    let guard = core.guard(hold, grant.confirm, times.now);
+    let hold = if grant.confirm { hold.to_confirm() } else { hold };
+    let guard = core.guard(hold, times.now);
     let waited = times.now.since(times.started);
     if tracing::enabled!(target: "tasklock", tracing::Level::DEBUG) {
         let (key, backend, token) = (shared.shown(guard.key()), shared.backend_name(), guard.fencing_token().get());
@@ -128,7 +140,12 @@ struct Pursuit {
     /// Whether an attempt of this nonce may reach the store yet.
     unsettled: bool,
     call: Option<BoxFuture<'static, StepResult<Attempt>>>,
+    /// Whether `call` is being polled: if it still is when this is dropped, it has panicked.
+    polling: bool,
+    /// How the store failed last, if it has not answered since.
+    trouble: Option<BackendError>,
     seen: Seen,
+    _leaving: TaskTrackerToken,
 }
 
 impl Pursuit {
@@ -136,18 +153,32 @@ impl Pursuit {
         let (shared, key, started) = (self.core.shared.clone(), self.request.key.clone(), self.started);
         let seen = self.seen.clone();
         let mut signal = shared.signal.subscribe();
-        let give_up = if let Wait::For(wait) = options.wait { started.after(wait) } else { Mono::NEVER };
+        let give_up = match options.wait {
+            Wait::For(wait) if !options.is_try() => started.after(wait),
+            _ => Mono::NEVER,
+        };
         let outcome = tokio::select! {
             biased;
-            () = async { drop(signal.wait_for(|signal| signal.closed).await) } => Err(LockError::ShutDown),
-            outcome = self.pursue(options) => outcome,
-            () = shared.clock.sleep_until(give_up) => Err(timeout(&key, started, shared.clock.now(), &seen)),
+            () = async { drop(signal.wait_for(|signal| signal.closed).await) } => Some(Err(LockError::ShutDown)),
+            outcome = self.pursue(options) => Some(outcome),
+            () = shared.clock.sleep_until(give_up) => None,
             never = warn(&shared, &key, started, &seen, options.warn_after) => match never {},
         };
+        let outcome = outcome.unwrap_or_else(|| Err(self.given_up()));
         if let Err(LockError::Timeout { waited, .. }) = &outcome {
             shared.observe(|| Observed::TimedOut { key: &key, waited: *waited });
         }
         outcome
+    }
+
+    /// Why the time is over: somebody else has it, or the store has not said so.
+    fn given_up(&mut self) -> LockError {
+        let now = self.core.shared.clock.now();
+        let unanswered = self.call.is_some().then(|| BackendError::unknown("the store did not answer in time"));
+        match self.trouble.take().or(unanswered) {
+            Some(error) if last(&self.seen, now).is_none() => error.into(),
+            _ => timeout(&self.request.key, self.started, now, &self.seen),
+        }
     }
 
     async fn pursue(&mut self, options: &Options) -> Result<Guard, LockError> {
@@ -155,21 +186,27 @@ impl Pursuit {
         let mut signal = shared.signal.subscribe();
         let (mut pauses, mut error_pauses) = (None, None);
         let mut failing: Option<(Mono, u32)> = None;
-        self.take_turn(options).await?;
+        let call_bound = options.patience.max(LEAST_CALL_BOUND);
+        self.take_turn(options).await;
         loop {
             let (sent, answer) = match self.answer.take() {
                 Some(answered) => answered,
-                None => (shared.clock.now(), self.ask(options.patience).await),
+                None => (shared.clock.now(), self.ask(call_bound).await),
             };
             match answer {
                 Ok(Attempt::Granted(grant)) => {
                     if let Some(guard) = self.accept(&grant, sent, options) {
-                        return Ok(guard);
+                        // Lost already, if the locker was shut down meanwhile.
+                        return guard.check().map(|()| guard);
                     }
+                    let (since, count) = failing.get_or_insert((sent, 0));
+                    *count += 1;
+                    let late = BackendError::transient("granted only after the lease had ended");
+                    self.found_failing(late, *since, *count, options)?;
                     tokio::time::sleep(next_error_pause(&mut error_pauses)).await;
                 }
                 Ok(Attempt::Busy(busy)) => {
-                    failing = None;
+                    (failing, self.trouble) = (None, None);
                     self.found_busy(&busy, options)?;
                     let again_in = match shared.backend.capabilities().wake {
                         WakeBy::Push => busy.retry_in.unwrap_or(FALLBACK),
@@ -208,17 +245,17 @@ impl Pursuit {
     }
 
     /// Waits for the tasks of this process that came before.
-    async fn take_turn(&mut self, options: &Options) -> Result<(), LockError> {
-        let Some(place) = &mut self.place else { return Ok(()) };
+    async fn take_turn(&mut self, options: &Options) {
+        let Some(place) = &mut self.place else { return };
         if !place.is_in_front() {
-            if options.wait == Wait::Try {
-                return Err(LockError::Held { key: self.request.key.clone(), holder: last(&self.seen, self.started) });
+            if options.is_try() {
+                // It waits for nobody, and may ask: the store knows.
+                return;
             }
             place.come_to_front().await;
             // Nothing was sent yet: the lease is dated from here.
             self.request.since = self.core.shared.clock.now();
         }
-        Ok(())
     }
 
     /// One attempt, driven to its answer even if this is dropped meanwhile.
@@ -232,7 +269,14 @@ impl Pursuit {
             return answer;
         }
         let call = self.call.insert(backend.clone().try_acquire(self.request.clone()));
-        let Ok(answer) = tokio::time::timeout(bound, poll_fn(|cx| call.as_mut().poll(cx))).await else {
+        let polling = &mut self.polling;
+        let polled = poll_fn(|cx| {
+            *polling = true;
+            let answer = call.as_mut().poll(cx);
+            *polling = false;
+            answer
+        });
+        let Ok(answer) = tokio::time::timeout(bound, polled).await else {
             return Err(BackendError::unknown(format!("the store did not answer within {bound:?}")));
         };
         self.call = None;
@@ -289,7 +333,9 @@ impl Pursuit {
             return Err(error.into());
         }
         let (key, backend) = (shared.shown(&self.request.key), shared.backend_name());
-        tracing::warn!(target: "tasklock", %key, backend, attempt = self.attempt, "store failed, will be asked again: {error}");
+        let attempt = self.attempt;
+        tracing::warn!(target: "tasklock", %key, backend, attempt, "store failed, will be asked again: {error}");
+        self.trouble = Some(error);
         Ok(())
     }
 
@@ -300,8 +346,8 @@ impl Pursuit {
         }
         let shared = &self.core.shared;
         // A call that panicked cannot be driven on.
-        let call = self.call.take().filter(|_| !std::thread::panicking());
-        let unsettled = std::mem::take(&mut self.unsettled) || std::thread::panicking();
+        let call = self.call.take().filter(|_| !self.polling);
+        let unsettled = std::mem::take(&mut self.unsettled) || self.polling;
         let claim = Claim { unsettled, ..Claim::of(&self.request) };
         if call.is_none() && matches!(shared.backend.release_now(&claim), Some(Ok(_))) {
             return;

@@ -20,7 +20,7 @@ use crate::{
     options::Options,
     queue::Queue,
     registry::Registry,
-    shared::{Core, Shared, Signal},
+    shared::{Core, EarlyLosses, Shared, Signal},
 };
 
 /// Settings of a [`Locker`]; each call may override most of them through [`Locker::key`].
@@ -176,6 +176,10 @@ impl LockerBuilder {
             clock: Clock::current(),
             registry: Registry::new(),
             tasks: TaskTracker::new(),
+            waiters: TaskTracker::new(),
+            early: EarlyLosses::default(),
+            drained: tokio::sync::Mutex::new(false),
+            gone: AtomicBool::new(false),
             signal: watch::Sender::new(Signal::default()),
             closed: AtomicBool::new(false),
             runtime: runtime.clone(),

@@ -17,13 +17,14 @@ tokio::task_local! {
 struct Frame {
     lease: Lease,
     locker: usize,
+    task: Option<tokio::task::Id>,
     around: Option<Arc<Frame>>,
 }
 
 impl Frame {
     fn new(guard: &Guard) -> Self {
         let around = RUNNING.try_with(Arc::clone).ok();
-        Frame { lease: guard.lease().clone(), locker: id(guard.shared()), around }
+        Frame { lease: guard.lease().clone(), locker: id(guard.shared()), task: tokio::task::try_id(), around }
     }
 }
 
@@ -50,9 +51,9 @@ pub fn current() -> Option<Lease> {
 pub(crate) fn would_wait_for_itself(shared: &Arc<Shared>, key: &Key) -> bool {
     let holds = |frame: &Frame| {
         let hold = &frame.lease.0;
-        // Without renewal the lease ends by itself: the wait would too.
-        let stays = hold.renew_every.is_some() || hold.ttl().duration().is_none();
-        frame.locker == id(shared) && hold.claim.key == *key && hold.is_held() && stays
+        // A lease that ends by itself ends the wait, too; and a task polled inside of the body is not the body.
+        let certain = !hold.ends_by_itself() && frame.task == tokio::task::try_id();
+        frame.locker == id(shared) && hold.claim.key == *key && hold.is_held() && certain
     };
     let search = |frame: &Arc<Frame>| {
         let mut next = Some(frame);

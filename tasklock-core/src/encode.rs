@@ -3,7 +3,7 @@
 //! - A value keeps ASCII letters and digits, `-` `_` `.` `~` `@`, and everything from U+00A0 up; every other byte is
 //!   `%XX`. So no value contains a separator.
 //! - A parameter is `name=value`, several are joined by `,`; a scope stands in front with `/`.
-//! - A struct is its chosen fields in parentheses: `(tenant=acme;doc=7)`.
+//! - A struct is its chosen fields in parentheses: `(tenant=acme;doc=7)`. Several values are joined by `;`.
 
 use std::fmt::{self, Display, Write};
 
@@ -30,20 +30,26 @@ impl<T: Display + ?Sized> LockKey for T {
 #[derive(Debug)]
 pub struct KeyWriter<'a> {
     out: &'a mut String,
+    items: usize,
     fields: bool,
 }
 
 impl KeyWriter<'_> {
     /// Writes one value, escaped.
     pub fn value(&mut self, value: &(impl Display + ?Sized)) {
+        if self.items > 0 {
+            self.out.push(';');
+        }
+        self.items += 1;
         // A `Display` that fails leaves what it wrote; the key is then still the same for the same value.
         let _ = write!(Escaped(self.out), "{value}");
     }
 
     /// Writes one field of a struct.
     pub fn field(&mut self, name: &str, value: &(impl LockKey + ?Sized)) {
-        self.out.push(if self.fields { ';' } else { '(' });
-        self.fields = true;
+        self.out.push(if self.items > 0 { ';' } else { '(' });
+        self.fields |= self.items == 0;
+        self.items += 1;
         let _ = Escaped(self.out).write_str(name);
         self.out.push('=');
         write_value(self.out, value);
@@ -51,7 +57,7 @@ impl KeyWriter<'_> {
 }
 
 fn write_value(out: &mut String, value: &(impl LockKey + ?Sized)) {
-    let mut writer = KeyWriter { out, fields: false };
+    let mut writer = KeyWriter { out, items: 0, fields: false };
     value.write_key(&mut writer);
     if writer.fields {
         out.push(')');

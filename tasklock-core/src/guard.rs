@@ -72,8 +72,7 @@ impl Guard {
         if let Some(outcome) = shared.release_at_once(&hold) {
             return Ok(outcome);
         }
-        let runtime = shared.runtime.clone();
-        InRuntime::new(&runtime, shared.release(hold)).await
+        InRuntime::new(&shared, shared.clone().release(hold)).await
     }
 
     /// Renews the lease now, for `ttl` from now on and at every later renewal.
@@ -81,7 +80,8 @@ impl Guard {
     /// # Errors
     ///
     /// [`LockError::Lost`] if it is not held any more, [`LockError::InvalidOption`] for a ttl out of range,
-    /// [`LockError::Backend`] if the store failed; the lease then goes on until its deadline.
+    /// [`LockError::Backend`] if the store failed: the lease then goes on as before, but no longer than `ttl` until it
+    /// is renewed, as the store may have heard.
     ///
     /// # Cancel safety
     ///
@@ -92,7 +92,7 @@ impl Guard {
         self.lease.check()?;
         let (shared, hold) = (self.shared().clone(), self.lease.0.clone());
         let extension = Box::pin(keeper::extend(shared.clone(), hold, ttl));
-        InRuntime::new(&shared.runtime, Driven::new(shared.clone(), extension)).await
+        InRuntime::new(&shared, Driven::new(shared.clone(), extension)).await
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {

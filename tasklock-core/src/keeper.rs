@@ -1,21 +1,32 @@
 //! The one task of a locker: it renews its leases in time, ends those that could not be, and hears what the store
 //! tells unasked.
 
-use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::pending,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use tokio::{sync::oneshot, task::JoinSet};
+use tokio::{
+    sync::oneshot,
+    task::{JoinError, JoinSet},
+};
 
 use crate::{
-    Applied, BackendError, Claim, Event, LockError, LossReason, Mono, Nonce, Observed, Renewed, Ttl,
+    Applied, BackendError, Claim, Event, LockError, LossReason, Mono, Observed, Renewed, Ttl,
     lease::{Hold, Phase},
-    lock::{BoxFuture, StepResult},
+    lock::StepResult,
     registry::Due,
     shared::Shared,
 };
 
 /// The longest a renewal is waited for, and the pause after one that failed, as parts of the time left for it.
 const CALL_PART: u32 = 4;
-const PAUSE_PART: u32 = 24;
+const PAUSE_PART: u32 = 12;
+/// No pause is shorter than this part of the ttl, or than this.
+const LEAST_PAUSE_PART: u32 = 100;
+const LEAST_PAUSE: Duration = Duration::from_millis(250);
 const LEAST_CALL: Duration = Duration::from_millis(2);
 const LONGEST_CALL: Duration = Duration::from_secs(5);
 /// The longest nap: timers stand still while the machine sleeps, and leases do not.
@@ -24,26 +35,24 @@ const NAP: Duration = Duration::from_secs(1);
 pub(crate) struct Keeper {
     shared: Arc<Shared>,
     renewals: JoinSet<()>,
+    /// The backend's next event; a task, so that a panic there ends the listening and no more.
+    events: JoinSet<Event>,
 }
 
 impl Keeper {
     /// Runs until the last locker and guard are gone. If the runtime goes first, dropping this closes the locker.
     pub(crate) async fn run(shared: Arc<Shared>, mut alive: oneshot::Receiver<Infallible>) {
-        let mut keeper = Keeper { shared: shared.clone(), renewals: JoinSet::new() };
-        let mut event = next_event(&shared);
+        let mut keeper = Keeper { shared: shared.clone(), renewals: JoinSet::new(), events: JoinSet::new() };
+        keeper.events.spawn(shared.backend.clone().event());
         loop {
             tokio::select! {
                 _ = &mut alive => break,
                 () = nap(&shared) => keeper.scan(),
                 () = shared.registry.sooner() => {}
-                told = &mut event => {
-                    keeper.told(told);
-                    event = next_event(&shared);
-                }
+                Some(told) = keeper.events.join_next() => keeper.told(told).await,
                 Some(_) = keeper.renewals.join_next() => {}
             }
         }
-        drop(event);
         keeper.end().await;
     }
 
@@ -52,43 +61,48 @@ impl Keeper {
         if now < self.shared.registry.wake_at() {
             return;
         }
-        let Due { expired, mut renew } = self.shared.registry.scan(now);
+        let Due { expired, renew } = self.shared.registry.scan(now);
         for hold in expired {
             self.shared.lose(&hold, hold.reason_at_deadline());
         }
-        // Those go together that have about as much time left, for a call has one time bound, and that may.
-        renew.sort_by_key(|hold| (hold.company(), hold.urgency(now)));
-        let alike = |a: &Arc<Hold>, b: &Arc<Hold>| a.company() == b.company() && b.urgency(now) <= a.urgency(now) * 2;
-        for alike in renew.chunk_by(alike) {
-            for batch in alike.chunks(alike[0].company()) {
-                self.renewals.spawn(renew_batch(self.shared.clone(), batch.to_vec()));
+        // Those go together that have about as much time left, for a call has one time bound, and that may. Both are
+        // read once: they change meanwhile.
+        let mut renew: Vec<_> = renew.into_iter().map(|hold| (hold.company(), hold.urgency(now), hold)).collect();
+        renew.sort_by_key(|(company, urgency, _)| (*company, *urgency));
+        for alike in renew.chunk_by(|a, b| a.0 == b.0 && b.1 <= a.1 * 2) {
+            for batch in alike.chunks(alike[0].0) {
+                let batch = batch.iter().map(|(_, _, hold)| hold.clone()).collect();
+                self.renewals.spawn(renew_batch(self.shared.clone(), batch));
             }
         }
     }
 
-    fn told(&self, event: Event) {
+    async fn told(&mut self, event: Result<Event, JoinError>) {
         match event {
-            Event::Lost(nonce, reason) => self.lost(nonce, reason),
-            Event::Recheck => self.shared.signal.send_modify(|signal| signal.rechecks += 1),
+            Ok(Event::Lost(nonce, reason)) => self.shared.lose_nonce(nonce, reason),
+            Ok(Event::Recheck) => self.shared.signal.send_modify(|signal| signal.rechecks += 1),
+            Err(panic) => {
+                let backend = self.shared.backend_name();
+                tracing::error!(target: "tasklock", backend, "backend no longer tells events: {panic}");
+                return;
+            }
         }
-    }
-
-    fn lost(&self, nonce: Nonce, reason: LossReason) {
-        for hold in self.shared.registry.find(|hold| hold.claim.nonce == nonce) {
-            self.shared.lose(&hold, reason);
-        }
+        self.events.spawn(self.shared.backend.clone().event());
+        // However much it has to tell, others have their turn.
+        tokio::task::yield_now().await;
     }
 
     async fn end(mut self) {
         self.renewals.shutdown().await;
-        self.shared.tasks.close();
-        self.shared.tasks.wait().await;
-        self.shared.backend.close().await;
+        self.events.shutdown().await;
+        self.shared.drain(async {}).await;
     }
 }
 
 impl Drop for Keeper {
     fn drop(&mut self) {
+        // It ends by itself when nobody is left; else its runtime is going.
+        self.shared.gone.store(true, Ordering::Release);
         self.shared.close();
     }
 }
@@ -101,41 +115,46 @@ async fn nap(shared: &Shared) {
     }
 }
 
-fn next_event(shared: &Arc<Shared>) -> BoxFuture<'static, Event> {
-    shared.backend.clone().event()
-}
-
 /// Renews these in one call and notes the outcome of each.
 async fn renew_batch(shared: Arc<Shared>, holds: Vec<Arc<Hold>>) {
     // Those released since, or being extended by hand, are left out; of the others none is released meanwhile.
     let mut renewing = Vec::with_capacity(holds.len());
     for hold in holds {
         if hold.begin_renewal() {
-            renewing.push(Renewing(hold));
+            renewing.push(Renewing { shared: shared.clone(), hold });
         } else {
-            let now = shared.clock.now();
-            shared.registry.renewed(&hold, now.after(pause(&hold, now)));
+            again_soon(&shared, &hold);
         }
     }
     if !renewing.is_empty() {
-        let _ = renew(&shared, &renewing).await;
+        let _ = renew(&shared, &renewing, None).await;
     }
 }
 
-async fn renew(shared: &Arc<Shared>, renewing: &[Renewing]) -> Vec<Result<(), LockError>> {
-    let claims: Vec<Claim> = renewing.iter().map(|r| r.0.claim_now()).collect();
-    renewing.iter().for_each(|r| r.0.renewal_sent());
+/// Renews these, for the ttl each has or for this one.
+async fn renew(shared: &Arc<Shared>, renewing: &[Renewing], ttl: Option<Ttl>) -> Vec<Result<(), LockError>> {
+    let claim = |r: &Renewing| {
+        let claim = r.hold.claim_now();
+        Claim { ttl: ttl.unwrap_or(claim.ttl), ..claim }
+    };
+    let claims: Vec<Claim> = renewing.iter().map(claim).collect();
     let sent = shared.clock.now();
-    let bound = renewing.iter().map(|r| r.0.urgency(sent)).min().unwrap_or(LONGEST_CALL) / CALL_PART;
+    let bound = renewing.iter().map(|r| r.hold.urgency(sent)).min().unwrap_or(LONGEST_CALL) / CALL_PART;
+    for (r, claim) in renewing.iter().zip(&claims) {
+        if r.hold.renewal_sent(claim.ttl, sent) {
+            shared.registry.hurry(&r.hold);
+        }
+    }
     let bound = bound.clamp(LEAST_CALL, LONGEST_CALL);
     let outcomes = tokio::time::timeout(bound, shared.backend.renew(&claims)).await;
     if outcomes.is_err() {
-        renewing.iter().for_each(|r| r.0.renewal_unanswered());
+        renewing.iter().for_each(|r| r.hold.renewal_unanswered());
     }
     let mut outcomes = outcomes.unwrap_or_default().into_iter();
     let unanswered = || Err(BackendError::unknown("no answer to a renewal in time"));
-    let settle =
-        |(r, claim): (&Renewing, &Claim)| settle(shared, &r.0, claim, sent, outcomes.next().unwrap_or_else(unanswered));
+    let settle = |(r, claim): (&Renewing, &Claim)| {
+        settle(shared, &r.hold, claim, sent, outcomes.next().unwrap_or_else(unanswered))
+    };
     renewing.iter().zip(&claims).map(settle).collect()
 }
 
@@ -152,6 +171,11 @@ fn settle(
     }
     let now = shared.clock.now();
     match outcome {
+        // Whoever looked since its deadline was told that it is lost; so it is.
+        Ok(Renewed::Held { .. }) if now >= hold.deadline() => {
+            shared.lose(hold, hold.reason_at_deadline());
+            Err(hold.lost_error())
+        }
         Ok(Renewed::Held { token, .. }) if token.is_some() && token != claim.token => {
             shared.lose(hold, LossReason::Stolen);
             Err(hold.lost_error())
@@ -173,8 +197,8 @@ fn settle(
             }
             let (key, backend) = (shared.shown(&claim.key), shared.backend_name());
             let left = hold.deadline().since(now);
-            tracing::warn!(target: "tasklock", %key, backend, ?left, "renewal failed, will be tried again: {error}");
-            shared.registry.renewed(hold, now.after(pause(hold, now)));
+            tracing::warn!(target: "tasklock", %key, backend, ?left, "renewal failed: {error}");
+            again_soon(shared, hold);
             shared.observe(|| Observed::Renewed { key: &claim.key, error: Some(&error) });
             Err(error.into())
         }
@@ -184,10 +208,10 @@ fn settle(
 /// A renewal that comes in the last third of its lease is one stall away from loss; a lock held for many times its ttl
 /// may have been forgotten.
 fn warn_if_late_or_long(shared: &Shared, hold: &Hold, now: Mono) {
-    let (Some(every), Some(ttl)) = (hold.renew_every, hold.ttl().duration()) else { return };
+    let (Some(after), Some(ttl)) = (hold.renew_after(), hold.ttl().duration()) else { return };
     let (key, backend) = (shared.shown(&hold.claim.key), shared.backend_name());
     let left = hold.deadline().since(now);
-    if every <= ttl / 3 && left < ttl / 3 {
+    if after <= ttl / 3 && left < ttl / 3 && !hold.is_at_maximum() && !hold.is_confirming() {
         tracing::warn!(target: "tasklock", %key, backend, ?left, "renewal late");
     }
     if hold.is_long(now) {
@@ -195,25 +219,35 @@ fn warn_if_late_or_long(shared: &Shared, hold: &Hold, now: Mono) {
     }
 }
 
-fn pause(hold: &Hold, now: Mono) -> Duration {
-    (hold.urgency(now) / PAUSE_PART).min(LONGEST_CALL)
+/// The next renewal after one that failed, if there is to be one.
+fn again_soon(shared: &Shared, hold: &Arc<Hold>) {
+    let now = shared.clock.now();
+    let least = hold.ttl().duration().map_or(LEAST_PAUSE, |ttl| (ttl / LEAST_PAUSE_PART).min(LEAST_PAUSE));
+    let pause = (hold.urgency(now) / PAUSE_PART).clamp(least, LONGEST_CALL);
+    shared.registry.renewed(hold, if hold.must_be_renewed() { now.after(pause) } else { Mono::NEVER });
 }
 
 /// A hold being renewed, until this is dropped.
-struct Renewing(Arc<Hold>);
+struct Renewing {
+    shared: Arc<Shared>,
+    hold: Arc<Hold>,
+}
 
 impl Drop for Renewing {
     fn drop(&mut self) {
-        self.0.end_renewal();
+        self.hold.end_renewal();
+        if std::thread::panicking() {
+            // One renewal that panics is one that failed.
+            again_soon(&self.shared, &self.hold);
+        }
     }
 }
 
-/// Renews one hold by hand, for another ttl.
+/// Renews one hold by hand, and if that succeeds, for this ttl from now on.
 pub(crate) async fn extend(shared: Arc<Shared>, hold: Arc<Hold>, ttl: Ttl) -> Result<(), LockError> {
     if !hold.wait_to_renew().await {
         return Err(hold.lost_error());
     }
-    let renewing = [Renewing(hold)];
-    renewing[0].0.set_ttl(ttl);
-    renew(&shared, &renewing).await.pop().unwrap_or(Ok(()))
+    let renewing = [Renewing { shared: shared.clone(), hold }];
+    renew(&shared, &renewing, Some(ttl)).await.pop().unwrap_or(Ok(()))
 }

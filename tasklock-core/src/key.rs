@@ -71,12 +71,14 @@ impl Key {
             /// One allocation a key is enough.
             static SCRATCH: RefCell<String> = const { RefCell::new(String::new()) };
         }
-        SCRATCH.with_borrow_mut(|text| {
+        let join = |text: &mut String| {
             text.clear();
             text.push_str(&prefix.0);
             text.push_str(name);
             Self::from_parts(Arc::from(text.as_str()), prefix.0.len())
-        })
+        };
+        // A thread that is ending has no such place any more.
+        SCRATCH.try_with(|text| join(&mut text.borrow_mut())).unwrap_or_else(|_| join(&mut String::new()))
     }
 }
 

@@ -14,7 +14,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Claim, Clock, FencingToken, Key, LockError, LossReason, Mono, Ttl, Validity, options::Options, registry::Place,
+    Claim, Clock, FencingToken, Key, LockError, LossReason, Mono, Renew, Ttl, Validity, options::Options,
+    registry::Place,
 };
 
 /// A handle on a held lock, cheap to clone. It does not hold the lock: the [`Guard`](crate::Guard) or the running
@@ -121,18 +122,21 @@ pub(crate) enum Phase {
 pub(crate) struct Hold {
     pub(crate) claim: Claim,
     pub(crate) acquired: Mono,
-    pub(crate) renew_every: Option<Duration>,
+    renew: Renew,
     /// Where the registry keeps it.
     pub(crate) place: Place,
     clock: Clock,
     deadline: AtomicU64,
     /// The ttl to renew for, in nanoseconds; an extension changes it.
     ttl: AtomicU64,
-    /// The shortest ttl of a renewal whose fate is unknown: it may reach the store after a longer one, and cut it.
+    /// The shortest ttl of an attempt or renewal whose fate is unknown: it may reach the store after a longer one, and
+    /// cut it.
     unknown_ttl: AtomicU64,
     /// No deadline goes beyond the maximum hold.
     max_until: Mono,
     failing: AtomicBool,
+    /// Granted for less than its ttl, until the first renewal.
+    confirming: AtomicBool,
     /// Renewals in a row that were not answered.
     unanswered: AtomicU8,
     /// When its holder is warned about next.
@@ -150,6 +154,8 @@ struct Signals {
     ended: CancellationToken,
 }
 
+/// A lock that never ends needs no renewal, but its holder is to learn that it was broken.
+const PERMANENT: Duration = Duration::from_secs(30);
 const LONG: u32 = 10;
 const HELD: u8 = 0;
 const RELEASED: u8 = 1;
@@ -166,19 +172,20 @@ const REASONS: [LossReason; 5] =
     [LossReason::Expired, LossReason::Stolen, LossReason::Unreachable, LossReason::SessionClosed, LossReason::ShutDown];
 
 impl Hold {
-    /// A hold granted until `until` by the store's reckoning.
+    /// A hold that may be believed until `deadline`.
     pub(crate) fn new(claim: Claim, options: &Options, clock: Clock, now: Mono, deadline: Mono) -> Self {
         let max_until = options.max_hold.map_or(Mono::NEVER, |max| now.after(max));
         Hold {
             acquired: now,
-            renew_every: options.renew_every(),
+            renew: options.renew,
             place: Place::default(),
             clock,
             deadline: AtomicU64::new(deadline.min(max_until).as_nanos()),
             ttl: AtomicU64::new(nanos(claim.ttl)),
-            unknown_ttl: AtomicU64::new(u64::MAX),
+            unknown_ttl: AtomicU64::new(if claim.unsettled { nanos(claim.ttl) } else { u64::MAX }),
             max_until,
             failing: AtomicBool::new(false),
+            confirming: AtomicBool::new(false),
             unanswered: AtomicU8::new(0),
             warn_at: AtomicU64::new(claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl * LONG)).as_nanos()),
             phase: AtomicU8::new(HELD),
@@ -210,26 +217,43 @@ impl Hold {
     }
 
     pub(crate) fn ttl(&self) -> Ttl {
-        match self.ttl.load(Ordering::Acquire) {
-            u64::MAX => Ttl::Never,
-            nanos => Ttl::For(Duration::from_nanos(nanos)),
-        }
+        ttl_of(self.ttl.load(Ordering::Acquire))
     }
 
-    /// The claim as it is to be renewed now.
+    /// The claim as it is to be renewed or released now.
     pub(crate) fn claim_now(&self) -> Claim {
         Claim { ttl: self.ttl(), ..self.claim.clone() }
     }
 
-    pub(crate) fn set_ttl(&self, ttl: Ttl) {
-        self.ttl.store(nanos(ttl), Ordering::Release);
+    /// How long after a renewal the next is due, if renewal is on: by the ttl that can be relied on.
+    pub(crate) fn renew_after(&self) -> Option<Duration> {
+        match (self.renew, self.reliable(self.ttl())) {
+            (Renew::Off, _) => None,
+            (Renew::Auto, Ttl::Never) => Some(PERMANENT),
+            (Renew::Every(period), Ttl::Never) => Some(period),
+            (Renew::Every(period), Ttl::For(ttl)) if period <= ttl / 3 * 2 => Some(period),
+            (_, Ttl::For(ttl)) => Some(ttl / 3),
+        }
     }
 
-    /// How long after a renewal the next is due. An extension may have made the ttl shorter than the period.
-    pub(crate) fn renew_after(&self) -> Option<Duration> {
-        let every = self.renew_every?;
-        let ttl = self.ttl().duration()?;
-        Some(if every < ttl { every } else { ttl / 3 })
+    /// Whether a renewal that failed is to be tried again.
+    pub(crate) fn must_be_renewed(&self) -> bool {
+        self.is_confirming() || self.renew_after().is_some()
+    }
+
+    pub(crate) fn is_confirming(&self) -> bool {
+        self.confirming.load(Ordering::Acquire)
+    }
+
+    /// It was granted for less than its ttl: the first renewal makes it whole.
+    pub(crate) fn to_confirm(self) -> Self {
+        self.confirming.store(true, Ordering::Release);
+        self
+    }
+
+    /// A ttl, or the shorter one that may reach the store yet.
+    fn reliable(&self, ttl: Ttl) -> Ttl {
+        ttl_of(nanos(ttl).min(self.unknown_ttl.load(Ordering::Acquire)))
     }
 
     /// The time in which a renewal must succeed: what is left, and never more than the ttl.
@@ -258,18 +282,21 @@ impl Hold {
         }
     }
 
-    /// A renewal is being sent: until it is answered, the store counts as not reached.
-    pub(crate) fn renewal_sent(&self) {
+    /// A renewal for `ttl` is being sent. Until it is answered, the store counts as not reached, and nothing beyond what
+    /// the renewal asks for can be believed; whether that is less than before.
+    pub(crate) fn renewal_sent(&self, ttl: Ttl, sent: Mono) -> bool {
         self.failing.store(true, Ordering::Release);
+        let asked = deadline(ttl, sent, Validity::Session).as_nanos();
+        asked < self.deadline.fetch_min(asked, Ordering::AcqRel)
     }
 
     /// A renewal for `ttl`, sent at `sent`, was answered: held, and by the store's own reckoning for `validity`.
     pub(crate) fn renewal_held(&self, ttl: Ttl, sent: Mono, validity: Validity) {
         self.failing.store(false, Ordering::Release);
         self.unanswered.store(0, Ordering::Release);
-        let ttl = Mono::from_nanos(nanos(ttl).min(self.unknown_ttl.load(Ordering::Acquire)));
-        let ttl = if ttl == Mono::NEVER { Ttl::Never } else { Ttl::For(Duration::from_nanos(ttl.as_nanos())) };
-        let deadline = deadline(ttl, sent, validity).min(self.max_until);
+        self.confirming.store(false, Ordering::Release);
+        self.ttl.store(nanos(ttl), Ordering::Release);
+        let deadline = deadline(self.reliable(ttl), sent, validity).min(self.max_until);
         self.deadline.store(deadline.as_nanos(), Ordering::Release);
     }
 
@@ -282,6 +309,16 @@ impl Hold {
     /// A renewal for `ttl` failed, and may yet reach the store.
     pub(crate) fn renewal_unknown(&self, ttl: Ttl) {
         self.unknown_ttl.fetch_min(nanos(ttl), Ordering::AcqRel);
+    }
+
+    /// Whether its deadline is that of its maximum hold: no renewal is late then.
+    pub(crate) fn is_at_maximum(&self) -> bool {
+        self.max_until != Mono::NEVER && self.deadline() == self.max_until
+    }
+
+    /// Whether it ends by itself if nothing happens.
+    pub(crate) fn ends_by_itself(&self) -> bool {
+        self.max_until != Mono::NEVER || (self.renew_after().is_none() && self.ttl() != Ttl::Never)
     }
 
     /// Whether it has been held for so many ttls that someone should know: ten, then twice as many each time.
@@ -416,6 +453,10 @@ const MARGIN: Duration = Duration::from_millis(2);
 
 fn nanos(ttl: Ttl) -> u64 {
     ttl.duration().map_or(u64::MAX, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn ttl_of(nanos: u64) -> Ttl {
+    if nanos == u64::MAX { Ttl::Never } else { Ttl::For(Duration::from_nanos(nanos)) }
 }
 
 fn phase_of(code: u8) -> Phase {

@@ -50,7 +50,7 @@ pub trait AsyncLock: Send + Sync + 'static {
     }
 
     /// Takes the lock if it is free, enters the queue if it is not and the intent is not
-    /// [`Try`](crate::Intent::Try).
+    /// [`Try`](crate::Intent::Try). A request that comes again, late or twice, never makes a lease shorter.
     fn try_acquire(&self, request: &Request) -> impl Future<Output = StepResult<Attempt>> + Send;
 
     /// Resolves when the store has granted to this nonce, or has something to say. Called after an attempt that found

@@ -1,16 +1,17 @@
 //! What users hold.
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{fmt, future::Future, sync::Arc};
 
 use crate::{
     AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockerBuilder, State, acquire::acquire,
-    blocking, lock::BoxFuture, runtime::InRuntime, shared::Core,
+    blocking, runtime::InRuntime, shared::Core,
 };
 
 /// Locks by name, over some backend. Cheap to clone; one type whatever the backend.
 ///
 /// It belongs to the tokio runtime it was built on, which renews and releases for it; it may be used from any thread
-/// and any runtime, but once its own is gone every call says [`LockError::ShutDown`].
+/// and any runtime, but once its own is gone every call says [`LockError::ShutDown`]. A current-thread runtime that
+/// nobody drives renews nothing and wakes nobody.
 ///
 /// # Examples
 ///
@@ -163,9 +164,7 @@ impl Locker {
     /// It only reads; dropping it costs nothing.
     pub async fn inspect(&self, key: impl IntoKey) -> Result<State, LockError> {
         let key = key.into_key_in(&self.core.prefix)?;
-        self.core.shared.check_open()?;
-        let shared = &self.core.shared;
-        Ok(InRuntime::new(&shared.runtime, shared.backend.inspect(&key)).await?)
+        self.core.shared.ask(self.core.shared.backend.inspect(&key)).await
     }
 
     /// Takes `key` from whoever holds it and lets the next waiter in; whether somebody held it. A holder that renews
@@ -183,11 +182,10 @@ impl Locker {
     pub async fn break_lock(&self, key: impl IntoKey) -> Result<bool, LockError> {
         let key = key.into_key_in(&self.core.prefix)?;
         let shared = &self.core.shared;
-        shared.check_open()?;
         let Some(power) = shared.backend.powers().administer else {
             return Err(LockError::Unsupported { backend: shared.backend_name(), what: "breaking locks".to_owned() });
         };
-        let broken = InRuntime::new(&shared.runtime, power.revoke(&key, None)).await?;
+        let broken = shared.ask(power.revoke(&key, None)).await?;
         tracing::warn!(target: "tasklock", key = %shared.shown(&key), backend = shared.backend_name(), broken, "lock broken");
         Ok(broken)
     }
@@ -214,9 +212,7 @@ impl Locker {
     ///
     /// Dropping it costs nothing.
     pub async fn ping(&self) -> Result<(), LockError> {
-        let shared = &self.core.shared;
-        shared.check_open()?;
-        Ok(InRuntime::new(&shared.runtime, shared.backend.ping()).await?)
+        self.core.shared.ask(self.core.shared.backend.ping()).await
     }
 
     /// What this locker has in hand just now: for metrics, and for tests that nothing stays behind.
@@ -231,9 +227,10 @@ impl Locker {
     }
 
     /// Ends this locker and all its clones: nothing more is acquired, waiters are told [`LockError::ShutDown`], and locks
-    /// still held are lost to their holders: bodies that run under them are cancelled. Guards that are held as values
+    /// still held are lost to their holders: bodies that run under them are cancelled, unless they are
+    /// to finish. Guards that are held as values
     /// have 5 s to be dropped; those that are not are left to expire, for what goes on under them may not have noticed.
-    /// Every release, those and earlier ones, is awaited; each is tried for its own ttl, and none waits for another.
+    /// Waiters leave the store's queue, and every release, those and earlier ones, is awaited; each is tried for its own ttl, and none waits for another.
     ///
     /// Let the work end first, then call this.
     ///
@@ -243,29 +240,26 @@ impl Locker {
     pub async fn shutdown(&self) -> Drained {
         let shared = self.core.shared.clone();
         let lost = shared.close();
-        let end: BoxFuture<'_, usize> = Box::pin(async {
-            let unguarded = async {
+        let end = async {
+            let leaving = async {
+                shared.waiters.close();
+                shared.waiters.wait().await;
                 for hold in &lost {
                     hold.until_unguarded().await;
                 }
             };
-            let _ = tokio::time::timeout(SHUTDOWN_GRACE, unguarded).await;
-            shared.tasks.close();
-            shared.tasks.wait().await;
-            shared.backend.close().await;
-            lost.iter().filter(|hold| !hold.is_unguarded()).count()
-        });
-        let left = InRuntime::new(&shared.runtime, end).await;
-        Drained { lost: lost.len(), left }
+            shared.drain(leaving).await;
+            Ok(())
+        };
+        // Without a runtime there is nothing to wait for.
+        let _ = InRuntime::new(&shared, end).await;
+        Drained { lost: lost.len(), left: lost.iter().filter(|hold| !hold.is_unguarded()).count() }
     }
 
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.core
     }
 }
-
-/// How long guards have to be dropped at shutdown.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// What a locker has in hand.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

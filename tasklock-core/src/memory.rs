@@ -156,7 +156,7 @@ impl MemoryLock {
         if request.mode != Mode::Exclusive {
             return Err(BackendError::fatal(format!("the memory backend does not know {:?}", request.mode)));
         }
-        // A first attempt is made right after its clock was read.
+        // A first attempt is made right after its clock was read; if it comes late after all, its lease is the shorter.
         let now = if let Intent::Poll { .. } = request.intent { self.now() } else { request.since };
         let mut guard = self.store.shards.of(&request.key);
         let Shard { entries, token } = &mut *guard;
@@ -174,13 +174,14 @@ impl MemoryLock {
             hash_table::Entry::Occupied(occupied) => occupied.into_mut(),
         };
         if let Some(held) = entry.held_by(request.nonce, now) {
-            held.expires = request.until(now);
+            // Never sooner: a first attempt that comes late must not cut what was renewed since.
+            held.expires = held.expires.max(request.until(now));
             return Ok(Attempt::Granted(held.grant()));
         }
         if request.intent != Intent::Try {
             entry.enqueue(request, now);
         }
-        let woken = entry.settle(token, Some(request), now);
+        let after = entry.settle(token, Some(request), now);
         let answer = match &mut entry.held {
             Some(held) if held.nonce == request.nonce => Attempt::Granted(held.grant()),
             Some(held) => {
@@ -193,7 +194,7 @@ impl MemoryLock {
             None => Attempt::Busy(Busy::default()),
         };
         drop(guard);
-        wake(woken);
+        after.run();
         Ok(answer)
     }
 
@@ -208,20 +209,23 @@ impl MemoryLock {
             return Released::NotOwner;
         };
         let entry = found.get_mut();
+        let mut left = None;
         let released = if entry.held.as_ref().is_some_and(|held| held.nonce == claim.nonce) {
             entry.held = None;
             Released::Released
         } else {
-            entry.waiters.retain(|waiter| waiter.nonce != claim.nonce);
+            let place = entry.waiters.iter().position(|waiter| waiter.nonce == claim.nonce);
+            left = place.and_then(|place| entry.waiters.remove(place));
             Released::NotOwner
         };
-        let woken = if entry.waiters.is_empty() { None } else { entry.settle(token, None, self.now()) };
+        let after = if entry.waiters.is_empty() { After::default() } else { entry.settle(token, None, self.now()) };
         if entry.held.is_none() && entry.waiters.is_empty() {
             found.remove();
             give_back_room(entries, |e| e.key.hash64());
         }
         drop(guard);
-        wake(woken);
+        drop(left);
+        after.run();
         released
     }
 
@@ -260,7 +264,9 @@ impl MemoryLock {
         match entry.waiters.iter_mut().rev().find(|waiter| waiter.nonce == request.nonce) {
             Some(waiter) => {
                 waiter.seen = now;
-                waiter.waker = Some(waker.clone());
+                let before = waiter.waker.replace(waker.clone());
+                drop(shard);
+                drop(before);
                 Poll::Pending
             }
             None => Poll::Ready(Wake::Retry),
@@ -289,25 +295,29 @@ impl Entry {
 
     /// If nobody holds the key, gives it to the first waiter who still looks; to the caller, for its full time, if
     /// that is the caller or if nobody waits.
-    fn settle(&mut self, token: &mut u64, caller: Option<&Request>, now: Mono) -> Option<Waker> {
+    fn settle(&mut self, token: &mut u64, caller: Option<&Request>, now: Mono) -> After {
+        let mut after = After::default();
         if self.held.as_ref().is_some_and(|held| held.expires > now) {
-            return None;
+            return after;
         }
         self.held = None;
-        while let Some(waiter) = self.waiters.pop_front() {
+        while let Some(mut waiter) = self.waiters.pop_front() {
             if caller.is_some_and(|caller| caller.nonce == waiter.nonce) {
+                after.gone.push(waiter);
                 break;
             }
             if now.since(waiter.seen) < WAITER_LEASE {
                 let claim = waiter.ttl.duration().unwrap_or(CLAIM).min(CLAIM);
                 self.held = Some(Held::new(token, waiter.nonce, waiter.owner, now, now.after(claim)));
-                return waiter.waker;
+                after.wake = waiter.waker.take();
+                return after;
             }
+            after.gone.push(waiter);
         }
         if let Some(caller) = caller {
             self.held = Some(Held::new(token, caller.nonce, caller.owner.clone(), now, caller.until(now)));
         }
-        None
+        after
     }
 }
 
@@ -337,10 +347,18 @@ impl Drop for Store {
 /// The highest token of the stores that are gone.
 static HIGHEST: AtomicU64 = AtomicU64::new(0);
 
-/// Outside of the shard's lock.
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
+/// What is to be done outside of the shard's lock: wakers are foreign code, woken or dropped.
+#[derive(Default)]
+struct After {
+    wake: Option<Waker>,
+    gone: Vec<Waiter>,
+}
+
+impl After {
+    fn run(self) {
+        if let Some(waker) = self.wake {
+            waker.wake();
+        }
     }
 }
 

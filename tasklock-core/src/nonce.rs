@@ -22,11 +22,13 @@ impl Nonce {
     /// A nonce nobody has had.
     #[must_use]
     pub fn fresh() -> Self {
-        NEXT.with(|next| {
+        let next = NEXT.try_with(|next| {
             let n = next.get();
             next.set(n.wrapping_add(1));
-            Nonce(n)
-        })
+            n
+        });
+        // A thread that is ending has no such place any more.
+        Nonce(next.unwrap_or_else(|_| seed()))
     }
 
     /// The nonce with this value, as read back from a store.

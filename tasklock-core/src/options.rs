@@ -66,7 +66,7 @@ impl From<Duration> for Wait {
 pub enum Renew {
     /// After a third of its ttl, again and again.
     Auto,
-    /// This often; less than the ttl.
+    /// This often; at most two thirds of the ttl.
     Every(Duration),
     /// Never: the lease ends after its ttl unless extended by hand.
     Off,
@@ -123,6 +123,11 @@ impl Options {
         }
     }
 
+    /// Whether there is to be one attempt only.
+    pub(crate) fn is_try(&self) -> bool {
+        matches!(self.wait, Wait::Try | Wait::For(Duration::ZERO))
+    }
+
     pub(crate) fn check(&self) -> Result<(), InvalidOption> {
         self.ttl.check()?;
         self.retry.check()?;
@@ -132,12 +137,9 @@ impl Options {
             }
         }
         if let (Renew::Every(d), Ttl::For(ttl)) = (self.renew, self.ttl) {
-            if d.is_zero() || d >= ttl {
-                return Err(InvalidOption::new(
-                    "renew",
-                    d,
-                    format!("it is more than 0 and less than the ttl of {ttl:?}"),
-                ));
+            if d.is_zero() || d > ttl / 3 * 2 {
+                let limit = format!("it is more than 0 and at most two thirds of the ttl of {ttl:?}");
+                return Err(InvalidOption::new("renew", d, limit));
             }
         }
         if let Some(d) = self.max_hold {
@@ -152,15 +154,6 @@ impl Options {
             return Err(InvalidOption::new("warn_after", self.warn_after, "it is more than 0"));
         }
         Ok(())
-    }
-
-    /// The time between renewals, if there are to be any.
-    pub(crate) fn renew_every(&self) -> Option<Duration> {
-        match (self.renew, self.ttl) {
-            (Renew::Off, _) | (_, Ttl::Never) => None,
-            (Renew::Every(d), Ttl::For(_)) => Some(d),
-            (Renew::Auto, Ttl::For(ttl)) => Some(ttl / 3),
-        }
     }
 }
 

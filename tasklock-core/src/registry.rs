@@ -80,7 +80,7 @@ impl Registry {
             let mut shard = self.shards.at(number);
             let slot = shard.vacant_entry();
             hold.place.store(number, slot.key());
-            let gather = hold.renew_every.map_or(Duration::ZERO, |period| period / 16);
+            let gather = gather(&hold);
             slot.insert(Entry { hold, next, renew_at, gather, renewing: false });
         }
         self.wake_by(next);
@@ -103,8 +103,21 @@ impl Registry {
             let mut shard = self.shards.at(number);
             let Some(entry) = shard.get_mut(slot).filter(|entry| Arc::ptr_eq(&entry.hold, hold)) else { return };
             (entry.next, entry.renew_at, entry.renewing) = (next, renew_at, false);
+            entry.gather = gather(hold);
         }
         self.wake_by(next);
+    }
+
+    /// A deadline has come nearer.
+    pub(crate) fn hurry(&self, hold: &Arc<Hold>) {
+        let deadline = hold.deadline();
+        {
+            let (number, slot) = hold.place.load();
+            let mut shard = self.shards.at(number);
+            let Some(entry) = shard.get_mut(slot).filter(|entry| Arc::ptr_eq(&entry.hold, hold)) else { return };
+            entry.next = entry.next.min(deadline);
+        }
+        self.wake_by(deadline);
     }
 
     /// Takes out what has expired, marks what is due for renewal (or nearly, so that renewals gather), and notes when
@@ -145,7 +158,7 @@ impl Registry {
         self.shards.iter().flat_map(|mut shard| shard.drain().map(|e| e.hold).collect::<Vec<_>>()).collect()
     }
 
-    /// The holds on `key`.
+    /// The holds that are wanted.
     pub(crate) fn find(&self, wanted: impl Fn(&Hold) -> bool) -> Vec<Arc<Hold>> {
         let matching = |shard: MutexGuard<'_, Slab<Entry>>| {
             shard.iter().filter(|(_, e)| wanted(&e.hold)).map(|(_, e)| e.hold.clone()).collect::<Vec<_>>()
@@ -174,4 +187,8 @@ impl Registry {
             self.sooner.notify_one();
         }
     }
+}
+
+fn gather(hold: &Hold) -> Duration {
+    hold.renew_after().map_or(Duration::ZERO, |after| after / 16)
 }

@@ -26,7 +26,7 @@ const PERMANENT_AT_SHUTDOWN: Duration = Duration::from_secs(30);
 pub(crate) async fn hold(shared: Arc<Shared>, hold: Arc<Hold>) -> Result<ReleaseOutcome, BackendError> {
     let unfinished = Unfinished { shared: &shared, claim: &hold.claim, done: false };
     hold.until_idle().await;
-    let released = repeat(&shared, &hold.claim, hold.deadline()).await;
+    let released = repeat(&shared, &hold.claim_now(), hold.deadline()).await;
     unfinished.finish(released.as_ref().err());
     let released = released?;
     Ok(match hold.phase() {

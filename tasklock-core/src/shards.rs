@@ -24,7 +24,8 @@ impl<T> Shards<T> {
 
     /// The part that `key` belongs to.
     pub(crate) fn of(&self, key: &Key) -> MutexGuard<'_, T> {
-        self.at(key.hash64() as usize)
+        // Not the bits by which the tables find their place, nor those they compare.
+        self.at((key.hash64() >> 48) as usize)
     }
 
     /// The part of this number.
@@ -47,7 +48,7 @@ pub(crate) fn of_this_thread() -> usize {
     NUMBER.try_with(|number| *number).unwrap_or(0)
 }
 
-/// A panic elsewhere leaves nothing half done: no critical section here calls foreign code.
+/// A panic elsewhere leaves nothing half done: no critical section runs foreign code, but for `clone` of wakers.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

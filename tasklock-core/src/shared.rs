@@ -1,10 +1,13 @@
 //! What a locker, its guards and its keeper share; and how a hold ends.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     fmt,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -17,7 +20,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    BackendError, Clock, Guard, Key, LockError, LossReason, Mono, Observed, Observer, ReleaseOutcome, Released,
+    BackendError, Clock, Guard, Key, LockError, LossReason, Mono, Nonce, Observed, Observer, ReleaseOutcome, Released,
     erased::DynLock,
     key::Prefix,
     lease::{Hold, Phase},
@@ -26,6 +29,8 @@ use crate::{
     queue::Queue,
     registry::Registry,
     release::{self, Driven},
+    runtime::InRuntime,
+    shards::lock,
 };
 
 /// Everything but the settings: what outlives the last locker until its releases are through.
@@ -36,8 +41,16 @@ pub(crate) struct Shared {
     pub(crate) queue: Option<Queue>,
     /// Releases, and calls whose callers are gone. Counts them, and waits for them at shutdown.
     pub(crate) tasks: TaskTracker,
+    /// Acquisitions that wait: a shutdown lets them leave the store's queue.
+    pub(crate) waiters: TaskTracker,
+    /// Losses told of nonces that hold nothing, as far as is known yet.
+    pub(crate) early: EarlyLosses,
+    /// Whether the backend is closed; locked by whoever drains.
+    pub(crate) drained: tokio::sync::Mutex<bool>,
     pub(crate) signal: watch::Sender<Signal>,
     pub(crate) closed: AtomicBool,
+    /// The runtime is gone, and its timers with it.
+    pub(crate) gone: AtomicBool,
     pub(crate) runtime: Handle,
     pub(crate) observer: Option<Arc<dyn Observer>>,
     pub(crate) redact: bool,
@@ -61,6 +74,10 @@ pub(crate) struct Core {
     pub(crate) _alive: oneshot::Sender<Infallible>,
 }
 
+/// How long guards and waiters have to go at a shutdown.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// How long a question to the store may take.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// How long a release is waited for before it goes on in the background.
 pub(crate) const RELEASE_WAIT: Duration = Duration::from_secs(5);
 
@@ -113,6 +130,41 @@ impl Shared {
         self.observe(|| Observed::Lost { key: &hold.claim.key, held, reason });
     }
 
+    /// [`lose`](Shared::lose) for what a backend knows by its nonce.
+    pub(crate) fn lose_nonce(self: &Arc<Self>, nonce: Nonce, reason: LossReason) {
+        self.early.note(nonce, reason, self.clock.now());
+        for hold in self.registry.find(|hold| hold.claim.nonce == nonce) {
+            self.lose(&hold, reason);
+        }
+    }
+
+    /// A question to the store, which is answered or fails in bounded time.
+    pub(crate) async fn ask<T>(
+        self: &Arc<Self>,
+        question: impl Future<Output = StepResult<T>> + Send,
+    ) -> Result<T, LockError> {
+        self.check_open()?;
+        let bounded = async { Ok(tokio::time::timeout(ANSWER_WAIT, question).await) };
+        match InRuntime::new(self, bounded).await? {
+            Ok(answer) => Ok(answer?),
+            Err(_) => Err(BackendError::unknown(format!("the store did not answer within {ANSWER_WAIT:?}")).into()),
+        }
+    }
+
+    /// Lets what is `leaving` leave, within bounds, waits for every release, then closes the backend. Once: whoever comes
+    /// second waits for the first.
+    pub(crate) async fn drain(&self, leaving: impl Future<Output = ()> + Send) {
+        let mut drained = self.drained.lock().await;
+        let _ = tokio::time::timeout(SHUTDOWN_GRACE, leaving).await;
+        self.tasks.close();
+        self.tasks.wait().await;
+        if !std::mem::replace(&mut *drained, true)
+            && tokio::time::timeout(ANSWER_WAIT, self.backend.close()).await.is_err()
+        {
+            tracing::warn!(target: "tasklock", backend = self.backend_name(), "backend not closed within {ANSWER_WAIT:?}");
+        }
+    }
+
     /// Drives a future to its end, whoever stops waiting for it. If the runtime is gone the future is dropped, and
     /// says so itself.
     pub(crate) fn drive(&self, future: BoxFuture<'static, ()>) {
@@ -145,8 +197,10 @@ impl Shared {
     }
 
     pub(crate) fn observe<'a>(&self, event: impl FnOnce() -> Observed<'a>) {
-        if let Some(observer) = &self.observer {
-            observer.observe(&event());
+        let Some(observer) = &self.observer else { return };
+        let event = event();
+        if catch_unwind(AssertUnwindSafe(|| observer.observe(&event))).is_err() {
+            tracing::error!(target: "tasklock", ?event, "the observer panicked");
         }
     }
 
@@ -167,7 +221,8 @@ impl Shared {
     /// The guard of a lost hold is gone: what is left of it at the store may go, too.
     fn clean_up_after_loss(self: &Arc<Self>, hold: &Arc<Hold>) {
         hold.let_go_by_guard();
-        if hold.phase() != Phase::Lost(LossReason::Stolen) {
+        // A stolen one has nothing there, unless an attempt of its nonce is still to come.
+        if hold.phase() != Phase::Lost(LossReason::Stolen) || hold.claim.unsettled {
             self.let_go(hold);
         }
     }
@@ -193,15 +248,22 @@ impl Shared {
 
 impl Core {
     /// A grant turned into a guard, unless its time is over already.
-    pub(crate) fn guard(self: &Arc<Self>, hold: Hold, confirm: bool, now: Mono) -> Guard {
+    pub(crate) fn guard(self: &Arc<Self>, hold: Hold, now: Mono) -> Guard {
         let hold = Arc::new(hold);
-        let renew_at = match hold.renew_every {
-            _ if confirm => now,
+        let renew_at = match hold.renew_after() {
+            _ if hold.is_confirming() => now,
             None => Mono::NEVER,
             // Up to a tenth earlier, so that leases taken together are not renewed together for ever.
             Some(period) => now.after(period - period / 10_240 * u32::try_from(hold.claim.nonce.jitter()).unwrap_or(0)),
         };
         self.shared.registry.insert(hold.clone(), renew_at);
+        // What happened before it was registered has not been told to it.
+        if self.shared.closed.load(Ordering::Acquire) {
+            self.shared.lose(&hold, LossReason::ShutDown);
+        }
+        if let Some(reason) = self.shared.early.of(hold.claim.nonce, now) {
+            self.shared.lose(&hold, reason);
+        }
         Guard::new(self.clone(), hold)
     }
 }
@@ -209,6 +271,37 @@ impl Core {
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("backend", &self.backend).finish_non_exhaustive()
+    }
+}
+
+/// Losses told lately, for grants that arrive after them.
+#[derive(Debug, Default)]
+pub(crate) struct EarlyLosses {
+    any: AtomicBool,
+    told: Mutex<VecDeque<(Nonce, LossReason, Mono)>>,
+}
+
+impl EarlyLosses {
+    const REMEMBERED: Duration = Duration::from_secs(60);
+    const MOST: usize = 4096;
+
+    fn note(&self, nonce: Nonce, reason: LossReason, now: Mono) {
+        let mut told = lock(&self.told);
+        if told.len() == Self::MOST {
+            told.pop_front();
+        }
+        told.push_back((nonce, reason, now.after(Self::REMEMBERED)));
+        self.any.store(true, Ordering::Release);
+    }
+
+    fn of(&self, nonce: Nonce, now: Mono) -> Option<LossReason> {
+        if !self.any.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut told = lock(&self.told);
+        told.retain(|(_, _, until)| *until > now);
+        self.any.store(!told.is_empty(), Ordering::Release);
+        told.iter().find(|(told, _, _)| *told == nonce).map(|(_, reason, _)| *reason)
     }
 }
 

@@ -112,6 +112,7 @@ struct Plan {
     renewals: usize,
     refuse: usize,
     hang: Option<String>,
+    answer: Option<Renewed>,
 }
 
 impl Script {
@@ -141,6 +142,11 @@ impl Script {
     /// Calls to renew this key, among others or alone, are never answered.
     pub fn hang_renewals_of(&self, key: &str) {
         self.plan(|plan| plan.hang = Some(key.to_owned()));
+    }
+
+    /// Renewals are answered like this.
+    pub fn answer_renewals(&self, answer: Renewed) {
+        self.plan(|plan| plan.answer = Some(answer));
     }
 
     /// How many attempts were made.
@@ -192,7 +198,8 @@ impl AsyncLock for Script {
         if plan.refuse > 0 {
             return claims.iter().map(|_| Err(BackendError::transient("refused"))).collect();
         }
-        claims.iter().map(|_| Ok(Renewed::held(Validity::Session, None))).collect()
+        let answer = plan.answer.unwrap_or(Renewed::held(Validity::Session, None));
+        claims.iter().map(|_| Ok(answer)).collect()
     }
 
     async fn release(&self, _: &Claim) -> StepResult<Released> {

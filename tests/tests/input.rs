@@ -60,7 +60,7 @@ async fn times() {
     let error = lock.key("job").wait(Duration::MAX).acquire().await.unwrap_err();
     assert!(error.to_string().contains("30 days"), "{error}");
     let error = lock.key("job").renew(Renew::Every(Duration::from_secs(30))).try_acquire().await.unwrap_err();
-    assert!(error.to_string().contains("less than the ttl of 30s"), "{error}");
+    assert!(error.to_string().contains("two thirds of the ttl of 30s"), "{error}");
     for wrong in [
         builder().max_hold(ms(1)),
         builder().patience(Duration::MAX),

@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use super::{poll_times, until_quiet};
 use crate::{
     AsyncLock, Attempt, Claim, Clock, Expiry, Fence, Fencing, FencingToken, Intent, Key, Locker, Mode, Nonce, Observed,
-    Observer, Owner, Released, Renew, Renewed, Request, Ttl, Wake, WakeBy,
+    Observer, Owner, Released, Renew, Renewed, Request, Ttl, Validity, Wake, WakeBy,
 };
 
 /// Makes backends that share one store; each is a client of its own.
@@ -50,27 +50,38 @@ pub struct Suite<F> {
 /// ```
 pub async fn run_all<B: AsyncLock, F: AsyncFn() -> B>(make: F) {
     let suite = Suite::new(make);
-    suite.asking_again_gets_the_same_grant().await;
-    suite.a_try_leaves_nothing().await;
-    suite.tokens_rise().await;
-    suite.a_stranger_cannot_release_or_renew().await;
-    suite.release_is_repeatable().await;
-    suite.a_withdrawn_waiter_is_never_granted().await;
-    suite.a_late_attempt_finds_nothing_after_its_withdrawal().await;
-    suite.wait_is_pushed_and_can_be_called_again().await;
-    suite.a_grant_nobody_takes_can_be_given_back().await;
-    suite.waiters_are_served_in_order().await;
-    suite.silent_holders_expire().await;
-    suite.unknown_modes_are_refused().await;
-    suite.inspect_tells_the_holder().await;
-    suite.broken_locks_pass_on().await;
-    suite.hostile_keys_are_keys_like_others().await;
-    suite.one_at_a_time().await;
-    suite.renewal_outlives_the_ttl().await;
-    suite.a_dropped_guard_lets_the_next_in().await;
-    suite.dropped_acquisitions_leave_nothing().await;
+    macro_rules! run {
+        ($($case:ident)*) => {$(
+            let case = tokio::time::timeout(CASE, suite.$case()).await;
+            assert!(case.is_ok(), "{} is not done after {CASE:?}", stringify!($case));
+        )*};
+    }
+    run! {
+        asking_again_gets_the_same_grant
+        a_try_leaves_nothing
+        tokens_rise
+        a_stranger_cannot_release_or_renew
+        release_is_repeatable
+        a_withdrawn_waiter_is_never_granted
+        a_late_attempt_finds_nothing_after_its_withdrawal
+        wait_is_pushed_and_can_be_called_again
+        a_grant_nobody_takes_can_be_given_back
+        waiters_are_served_in_order
+        silent_holders_expire
+        promises_are_kept
+        unknown_modes_are_refused
+        inspect_tells_the_holder
+        broken_locks_pass_on
+        hostile_keys_are_keys_like_others
+        one_at_a_time
+        renewal_outlives_the_ttl
+        a_dropped_guard_lets_the_next_in
+        dropped_acquisitions_leave_nothing
+    }
 }
 
+/// The longest a case takes on a store that answers.
+const CASE: Duration = Duration::from_secs(120);
 const TTL: Duration = Duration::from_secs(20);
 
 impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
@@ -190,6 +201,8 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         let early = poll_times(pin!(store.wait(&waiter)), 1).await;
         assert!(!matches!(early, Some(Ok(Wake::Granted(_)))), "granted while held");
         self.clean(&store, &holder).await;
+        let told = tokio::time::timeout(TTL, store.wait(&waiter)).await;
+        assert!(matches!(told, Ok(Ok(_))), "push is declared, and a release told the waiter nothing: {told:?}");
         self.until_granted(&store, &waiter).await;
         busy(store.try_acquire(&request(&key, Intent::Try)).await, "a key the waiter has");
         self.clean(&store, &waiter).await;
@@ -223,8 +236,9 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
             waiters.push((store, request));
         }
         self.clean(&store, &holder).await;
-        for (store, request) in &waiters {
-            self.until_granted(store, request).await;
+        for (store, request) in &mut waiters {
+            request.intent = Intent::Poll { attempt: 1 };
+            granted(store.try_acquire(request).await, "a key to the waiter that came first");
             busy(store.try_acquire(&self::request(&key, Intent::Try)).await, "a key others wait for");
             self.clean(store, request).await;
         }
@@ -246,6 +260,34 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         next.release().await.expect("a release");
         drop(silent);
         until_quiet(&here).await;
+    }
+
+    /// What the store promises, to a first question, a repeated one or a renewal, it keeps.
+    pub async fn promises_are_kept(&self) {
+        let (store, key) = (self.client().await, self.key("promise"));
+        if store.capabilities().expiry != Expiry::Server {
+            return;
+        }
+        let clock = Clock::current();
+        let mut request = request(&key, Intent::Wait);
+        request.ttl = Ttl::For(Duration::from_millis(400));
+        granted(store.try_acquire(&request).await, "a free key");
+        clock.sleep_until(clock.now().after(Duration::from_millis(200))).await;
+        request.intent = Intent::Poll { attempt: 1 };
+        let Ok(Attempt::Granted(grant)) = store.try_acquire(&request).await else { panic!("the holder asks again") };
+        let Validity::Until(promised) = grant.validity else {
+            panic!("expiry by the store is declared, and none told")
+        };
+        clock.sleep_until(clock.now().after(Duration::from_millis(100))).await;
+        let renewed = store.renew(&[Claim::of(&request)]).await;
+        let [Ok(Renewed::Held { validity: Validity::Until(renewed), .. })] = renewed[..] else {
+            panic!("the holder renews, and is told until when: {renewed:?}")
+        };
+        let promised = promised.max(renewed);
+        let next = self::request(&key, Intent::Wait);
+        self.until_granted(&store, &next).await;
+        assert!(clock.now() >= promised, "given away {:?} before the end", promised.since(clock.now()));
+        self.clean(&store, &next).await;
     }
 
     /// A mode that is not declared is an error, not an exclusive lock.
@@ -281,6 +323,15 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         if here.powers().administer.is_none() {
             return;
         }
+        let request = request(&self.key("broken by mistake"), Intent::Try);
+        granted(here.try_acquire(&request).await, "a free key");
+        let stranger = Some(Nonce::fresh());
+        let power = there.powers().administer.expect("a power that its twin has");
+        assert!(
+            !power.revoke(&request.key, stranger).await.expect("an answer"),
+            "broke the lock of another than the one seen"
+        );
+        self.clean(&here, &request).await;
         let name = self.name("broken");
         let (here, there) = (locker(here), locker(there));
         let first = here.key(&name).ttl(Duration::from_millis(600)).acquire().await.expect("a free key");
@@ -304,11 +355,13 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
             " ", "a b", ".", "..", "\u{e9}", "e\u{301}", "ключ", "日本", "'", "\"", "$a", "a;b", "a=b", "a,b", "a|b",
             "\u{feff}", &long,
         ];
+        let ends =
+            ["", ".", "..", " ", "/", "x", "X", "xx", &long, &long[1..]].map(|end| format!("{}@{end}", self.run));
         let mut held = Vec::new();
-        for name in hostile {
-            let key = Key::new(format!("{name}@{}", self.run)).expect("a valid name");
+        for name in hostile.map(|name| format!("{name}@{}", self.run)).into_iter().chain(ends) {
+            let key = Key::new(&name).expect("a valid name");
             let request = request(&key, Intent::Try);
-            granted(store.try_acquire(&request).await, name);
+            granted(store.try_acquire(&request).await, &name);
             held.push(request);
         }
         for request in &held {
@@ -350,11 +403,14 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
     pub async fn renewal_outlives_the_ttl(&self) {
         let renewals = Renewals::default();
         let builder = Locker::builder(self.client().await).observer(renewals.clone()).ttl(Duration::from_millis(400));
-        let lock = builder.build().expect("a locker");
+        let lock = builder.prefix("").build().expect("a locker");
         let guard = lock.acquire(self.name("renewal")).await.expect("a free key");
         renewals.until(6).await;
         assert!(guard.held() >= Duration::from_millis(400), "six renewals within one ttl");
         assert!(guard.is_held(), "lost while renewed");
+        let there = locker(self.client().await);
+        let taken = there.try_acquire(self.name("renewal")).await.expect("an answer");
+        assert!(taken.is_none(), "renewed, and free for others");
         assert_eq!(guard.release().await.expect("an answer"), crate::ReleaseOutcome::Released);
     }
 

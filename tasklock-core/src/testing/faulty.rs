@@ -77,6 +77,7 @@ struct Plan {
     next: HashMap<Op, VecDeque<Option<Fault>>>,
     always: HashMap<Op, Fault>,
     calls: Vec<Call>,
+    reached: Vec<Call>,
     events: VecDeque<Event>,
 }
 
@@ -109,6 +110,12 @@ impl Faults {
         self.plan().calls.clone()
     }
 
+    /// The calls in the order in which they reached the store.
+    #[must_use]
+    pub fn reached(&self) -> Vec<Call> {
+        self.plan().reached.clone()
+    }
+
     /// How many calls of this kind were begun.
     #[must_use]
     pub fn count(&self, op: Op) -> usize {
@@ -135,6 +142,10 @@ impl Faults {
         plan.calls.extend(nonce.map(|nonce| Call { op, nonce }));
         let planned = plan.next.get_mut(&op).and_then(VecDeque::pop_front);
         planned.unwrap_or_else(|| plan.always.get(&op).copied())
+    }
+
+    fn reach(&self, op: Op, nonces: impl IntoIterator<Item = Nonce>) {
+        self.plan().reached.extend(nonces.into_iter().map(|nonce| Call { op, nonce }));
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
@@ -228,8 +239,11 @@ impl<B: AsyncLock> AsyncLock for Faulty<B> {
     async fn try_acquire(&self, request: &Request) -> StepResult<Attempt> {
         let fault = self.faults.begin(Op::TryAcquire, Some(request.nonce));
         let call = |inner: Arc<B>| {
-            let request = request.clone();
-            async move { inner.try_acquire(&request).await }
+            let (request, faults) = (request.clone(), self.faults.clone());
+            async move {
+                faults.reach(Op::TryAcquire, [request.nonce]);
+                inner.try_acquire(&request).await
+            }
         };
         self.send(fault, call).await
     }
@@ -246,8 +260,11 @@ impl<B: AsyncLock> AsyncLock for Faulty<B> {
         let mut faults = claims.iter().map(|claim| self.faults.begin(Op::Renew, Some(claim.nonce))).collect::<Vec<_>>();
         let fault = faults.drain(..).flatten().next();
         let call = |inner: Arc<B>| {
-            let claims = claims.to_vec();
-            async move { Ok(inner.renew(&claims).await) }
+            let (claims, faults) = (claims.to_vec(), self.faults.clone());
+            async move {
+                faults.reach(Op::Renew, claims.iter().map(|claim| claim.nonce));
+                Ok(inner.renew(&claims).await)
+            }
         };
         match self.send(fault, call).await {
             Ok(outcomes) => outcomes,
@@ -258,8 +275,11 @@ impl<B: AsyncLock> AsyncLock for Faulty<B> {
     async fn release(&self, claim: &Claim) -> StepResult<Released> {
         let fault = self.faults.begin(Op::Release, Some(claim.nonce));
         let call = |inner: Arc<B>| {
-            let claim = claim.clone();
-            async move { inner.release(&claim).await }
+            let (claim, faults) = (claim.clone(), self.faults.clone());
+            async move {
+                faults.reach(Op::Release, [claim.nonce]);
+                inner.release(&claim).await
+            }
         };
         self.send(fault, call).await
     }
