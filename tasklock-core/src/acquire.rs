@@ -112,8 +112,10 @@ fn accept(
 ) -> Guard {
     let shared = &core.shared;
     let claim = Claim { token: grant.token, unsettled, ..Claim::from(request) };
-    let hold = Hold::new(claim, options, shared.clock, times.now, times.deadline);
-    let hold = if grant.confirm { hold.to_confirm() } else { hold };
+    let mut hold = Hold::new(claim, options, shared.clock, times.now, times.deadline);
+    if grant.confirm {
+        hold.confirm_first();
+    }
     let guard = core.guard(hold, times.now);
     let waited = times.now.since(times.started);
     if tracing::enabled!(target: "tasklock", tracing::Level::DEBUG) {

@@ -246,9 +246,8 @@ impl Hold {
     }
 
     /// It was granted for less than its ttl: the first renewal makes it whole.
-    pub(crate) fn to_confirm(self) -> Self {
-        self.confirming.store(true, Ordering::Release);
-        self
+    pub(crate) fn confirm_first(&mut self) {
+        *self.confirming.get_mut() = true;
     }
 
     /// A ttl, or the shorter one that may reach the store yet.

@@ -10,14 +10,14 @@ use std::{
 
 use tokio::runtime::Handle;
 
-use crate::{LockError, shared::Shared};
+use crate::{LockError, lock::BoxFuture, shared::Shared};
 
 /// Polls a future inside the locker's runtime, whatever executor awaits it: what it starts there lives as long as the
 /// locker, also if it is driven on by somebody else. Once that runtime is gone, so are its timers, and the future ends
 /// with [`LockError::ShutDown`] instead of being polled.
 pub(crate) struct InRuntime<'a, T> {
     shared: Arc<Shared>,
-    future: Option<Pin<Box<dyn Future<Output = Result<T, LockError>> + Send + 'a>>>,
+    future: Option<BoxFuture<'a, Result<T, LockError>>>,
 }
 
 impl<'a, T> InRuntime<'a, T> {

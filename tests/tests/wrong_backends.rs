@@ -52,13 +52,16 @@ enum Wrong {
     AlwaysReleased,
 }
 
+/// Who was granted a key last, and under which token.
+type Told = (Nonce, Option<FencingToken>);
+
 /// Shares the store and what the wrongness needs.
 #[derive(Clone)]
 struct Bad {
     inner: MemoryLock,
     wrong: Wrong,
     capabilities: Capabilities,
-    granted: Arc<Mutex<HashMap<String, (Nonce, Option<FencingToken>)>>>,
+    granted: Arc<Mutex<HashMap<String, Told>>>,
 }
 
 impl Bad {
