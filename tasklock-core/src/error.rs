@@ -9,7 +9,7 @@ use crate::{FencingToken, Holder, InvalidKey, Key};
 #[non_exhaustive]
 pub enum LockError {
     /// Somebody else holds it, and the call was told not to wait.
-    #[error("{key:?} is held{}", by(.holder))]
+    #[error("{:?} is held{}", key.name(), by(.holder))]
     Held {
         /// The lock.
         key: Key,
@@ -17,7 +17,7 @@ pub enum LockError {
         holder: Option<Arc<Holder>>,
     },
     /// It was not free within the time or the number of attempts allowed.
-    #[error("gave up on {key:?} after {waited:.1?}: held{}", by(.holder))]
+    #[error("gave up on {:?} after {waited:.1?}: held{}", key.name(), by(.holder))]
     Timeout {
         /// The lock.
         key: Key,
@@ -27,7 +27,7 @@ pub enum LockError {
         holder: Option<Arc<Holder>>,
     },
     /// It was held and then lost before its holder was done.
-    #[error("lost {key:?} (token {token}): {reason}")]
+    #[error("lost {:?} (token {token}): {reason}", key.name())]
     Lost {
         /// The lock.
         key: Key,
@@ -37,7 +37,7 @@ pub enum LockError {
         reason: LossReason,
     },
     /// The calling task holds it already and would wait for itself.
-    #[error("this task already holds {key:?} and would wait for itself for ever")]
+    #[error("this task already holds {:?} and would wait for itself for ever", key.name())]
     WouldDeadlock {
         /// The lock.
         key: Key,
