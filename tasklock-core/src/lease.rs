@@ -155,8 +155,8 @@ struct Signals {
 }
 
 /// A lock that never ends needs no renewal, but its holder is to learn that it was broken.
-const PERMANENT: Duration = Duration::from_secs(30);
-const LONG: u32 = 10;
+const PERMANENT: u64 = 30_000_000_000;
+const LONG: u64 = 10;
 const HELD: u8 = 0;
 const RELEASED: u8 = 1;
 const LOST: u8 = 2;
@@ -175,19 +175,20 @@ impl Hold {
     /// A hold that may be believed until `deadline`.
     pub(crate) fn new(claim: Claim, options: &Options, clock: Clock, now: Mono, deadline: Mono) -> Self {
         let max_until = options.max_hold.map_or(Mono::NEVER, |max| now.after(max));
+        let ttl = nanos(claim.ttl);
         Hold {
             acquired: now,
             renew: options.renew,
             place: Place::default(),
             clock,
             deadline: AtomicU64::new(deadline.min(max_until).as_nanos()),
-            ttl: AtomicU64::new(nanos(claim.ttl)),
-            unknown_ttl: AtomicU64::new(if claim.unsettled { nanos(claim.ttl) } else { u64::MAX }),
+            ttl: AtomicU64::new(ttl),
+            unknown_ttl: AtomicU64::new(if claim.unsettled { ttl } else { u64::MAX }),
             max_until,
             failing: AtomicBool::new(false),
             confirming: AtomicBool::new(false),
             unanswered: AtomicU8::new(0),
-            warn_at: AtomicU64::new(claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl * LONG)).as_nanos()),
+            warn_at: AtomicU64::new(now.as_nanos().saturating_add(ttl.saturating_mul(LONG))),
             phase: AtomicU8::new(HELD),
             changed: Notify::new(),
             signals: OnceLock::new(),
@@ -227,12 +228,21 @@ impl Hold {
 
     /// How long after a renewal the next is due, if renewal is on: by the ttl that can be relied on.
     pub(crate) fn renew_after(&self) -> Option<Duration> {
-        match (self.renew, self.reliable(self.ttl())) {
-            (Renew::Off, _) => None,
-            (Renew::Auto, Ttl::Never) => Some(PERMANENT),
-            (Renew::Every(period), Ttl::Never) => Some(period),
-            (Renew::Every(period), Ttl::For(ttl)) if period <= ttl / 3 * 2 => Some(period),
-            (_, Ttl::For(ttl)) => Some(ttl / 3),
+        self.period().map(Duration::from_nanos)
+    }
+
+    /// The same in nanoseconds: every acquisition asks, and this divides less.
+    pub(crate) fn period(&self) -> Option<u64> {
+        let ttl = self.ttl.load(Ordering::Acquire).min(self.unknown_ttl.load(Ordering::Acquire));
+        let third = ttl / 3;
+        match self.renew {
+            Renew::Off => None,
+            Renew::Auto if ttl == u64::MAX => Some(PERMANENT),
+            Renew::Auto => Some(third),
+            Renew::Every(period) => {
+                let period = Mono::from_nanos(0).after(period).as_nanos();
+                Some(if period <= third * 2 { period } else { third })
+            }
         }
     }
 
@@ -445,10 +455,14 @@ impl fmt::Debug for Hold {
 pub(crate) fn deadline(ttl: Ttl, sent: Mono, validity: Validity) -> Mono {
     let latest = ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
     let until = if let Validity::Until(until) = validity { until.min(latest) } else { latest };
-    until.before(until.since(sent) / 100 + MARGIN)
+    if until == Mono::NEVER {
+        return until;
+    }
+    let (until, sent) = (until.as_nanos(), sent.as_nanos());
+    Mono::from_nanos(until.saturating_sub(until.saturating_sub(sent) / 100 + MARGIN))
 }
 
-const MARGIN: Duration = Duration::from_millis(2);
+const MARGIN: u64 = 2_000_000;
 
 fn nanos(ttl: Ttl) -> u64 {
     ttl.duration().map_or(u64::MAX, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))

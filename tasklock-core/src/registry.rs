@@ -1,11 +1,8 @@
 //! The leases a locker has, and when each needs the keeper.
 
-use std::{
-    sync::{
-        Arc, MutexGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, MutexGuard,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use slab::Slab;
@@ -34,8 +31,8 @@ struct Entry {
     /// When the keeper must look at it: its renewal or its deadline.
     next: Mono,
     renew_at: Mono,
-    /// Renewals due within this much of each other go together.
-    gather: Duration,
+    /// Renewals due within so many nanoseconds of each other go together.
+    gather: u64,
     renewing: bool,
 }
 
@@ -128,7 +125,7 @@ impl Registry {
         let mut soonest = Mono::NEVER;
         for mut shard in self.shards.iter() {
             shard.retain(|_, entry| {
-                if entry.next > now.after(entry.gather) {
+                if entry.next > Mono::from_nanos(now.as_nanos().saturating_add(entry.gather)) {
                     soonest = soonest.min(entry.next);
                     return true;
                 }
@@ -137,7 +134,7 @@ impl Registry {
                     due.expired.push(entry.hold.clone());
                     return false;
                 }
-                if !entry.renewing && entry.renew_at <= now.after(entry.gather) {
+                if !entry.renewing && entry.renew_at <= Mono::from_nanos(now.as_nanos().saturating_add(entry.gather)) {
                     entry.renewing = true;
                     due.renew.push(entry.hold.clone());
                 }
@@ -189,6 +186,6 @@ impl Registry {
     }
 }
 
-fn gather(hold: &Hold) -> Duration {
-    hold.renew_after().map_or(Duration::ZERO, |after| after / 16)
+fn gather(hold: &Hold) -> u64 {
+    hold.period().map_or(0, |period| period / 16)
 }

@@ -250,11 +250,14 @@ impl Core {
     /// A grant turned into a guard, unless its time is over already.
     pub(crate) fn guard(self: &Arc<Self>, hold: Hold, now: Mono) -> Guard {
         let hold = Arc::new(hold);
-        let renew_at = match hold.renew_after() {
+        let renew_at = match hold.period() {
             _ if hold.is_confirming() => now,
             None => Mono::NEVER,
             // Up to a tenth earlier, so that leases taken together are not renewed together for ever.
-            Some(period) => now.after(period - period / 10_240 * u32::try_from(hold.claim.nonce.jitter()).unwrap_or(0)),
+            Some(period) => {
+                let earlier = period / 10 / 1024 * hold.claim.nonce.jitter();
+                Mono::from_nanos(now.as_nanos().saturating_add(period - earlier))
+            }
         };
         self.shared.registry.insert(hold.clone(), renew_at);
         // What happened before it was registered has not been told to it.
