@@ -291,21 +291,7 @@ impl Common {
 
 /// `, did you mean …?` if one of these is at most two letters away.
 fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let near = known.into_iter().map(|known| (distance(word, known), known)).min();
+    let near = known.into_iter().map(|known| (strsim::osa_distance(word, known), known)).min();
     near.filter(|(distance, _)| *distance <= 2)
         .map_or_else(String::new, |(_, near)| format!(", did you mean `{near}`?"))
-}
-
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, a) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, b) in b.iter().enumerate() {
-            let cost = diagonal + usize::from(a != *b);
-            diagonal = row[j + 1];
-            row[j + 1] = cost.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
