@@ -147,8 +147,9 @@ impl LockerBuilder {
         self
     }
 
-    /// Shows numbers instead of names in the log, for names that are nobody's business. Errors still name the lock
-    /// to the caller who named it.
+    /// Shows numbers instead of names in the log, for names that are nobody's business. Errors still name the lock to
+    /// the caller who named it; where they are logged, as `#[synchronized]` does for functions without an arrow and the
+    /// feature `axum` does for mistakes, the name is in them.
     pub fn redact_keys(mut self) -> Self {
         self.redact = true;
         self

@@ -200,7 +200,7 @@ impl Shared {
         let Some(observer) = &self.observer else { return };
         let event = event();
         if catch_unwind(AssertUnwindSafe(|| observer.observe(&event))).is_err() {
-            tracing::error!(target: "tasklock", ?event, "the observer panicked");
+            tracing::error!(target: "tasklock", backend = self.backend_name(), "the observer panicked");
         }
     }
 

@@ -338,3 +338,20 @@ async fn a_try_that_was_answered_has_nothing_to_withdraw() {
     until_quiet(&lock).await;
     assert_eq!(faults.count(Op::Release), 1);
 }
+
+/// Not even by what went wrong with a metrics library.
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_panics_does_not_put_names_into_the_log() {
+    struct Panics;
+    impl tasklock::Observer for Panics {
+        fn observe(&self, _: &tasklock::Observed<'_>) {
+            panic!("on purpose");
+        }
+    }
+    let (log, _log) = logged();
+    let (lock, _, _) = faulty_with(|b| b.redact_keys().observer(Panics));
+    drop(lock.acquire("secret-customer").await.unwrap());
+    until_quiet(&lock).await;
+    assert!(log.count("the observer panicked") >= 2, "{:?}", log.lines());
+    assert_eq!(log.count("secret-customer"), 0, "{:?}", log.lines());
+}
