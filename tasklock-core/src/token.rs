@@ -80,6 +80,9 @@ impl Fence {
 
     /// Admits a write made under `token` if no higher one was seen, and remembers it.
     ///
+    /// Admission and write must be one step for the store, under a lock of its own or in one transaction: between the
+    /// two, the writer may be paused, and the next holder admitted.
+    ///
     /// # Errors
     ///
     /// [`StaleToken`] if a higher token was seen, or if `token` is [`FencingToken::NONE`].
