@@ -56,6 +56,11 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
     }
     let place = Place::take(shared, &key);
     let now = shared.clock.now();
+    if let Some(young) = shared.nursery.acquire(shared, &key, options, now) {
+        let guard = Guard::young(core.clone(), young);
+        shared.check_open()?;
+        return Ok(AtOnce::Granted(guard));
+    }
     let request = Request::new(key, Nonce::fresh(), options.ttl, intent, options.owner.clone(), now);
     let may_ask = options.is_try() || place.as_ref().is_none_or(Place::is_in_front);
     let answer = if may_ask { shared.backend.try_acquire_now(&request) } else { None };
@@ -116,13 +121,8 @@ fn accept(
     if grant.confirm {
         hold.confirm_first();
     }
-    let guard = core.guard(hold, times.now);
-    let waited = times.now.since(times.started);
-    if tracing::enabled!(target: "tasklock", tracing::Level::DEBUG) {
-        let (key, backend, token) = (shared.shown(guard.key()), shared.backend_name(), guard.fencing_token().get());
-        tracing::debug!(target: "tasklock", %key, backend, token, ?waited, "acquired");
-    }
-    shared.observe(|| Observed::Acquired { key: guard.key(), waited, token: guard.fencing_token() });
+    let guard = core.guard(hold);
+    shared.acquired(guard.key(), guard.fencing_token(), times.now.since(times.started));
     guard
 }
 

@@ -17,6 +17,7 @@ use crate::{
     erased::DynLock,
     keeper::Keeper,
     key::Prefix,
+    nursery::Nursery,
     options::Options,
     queue::Queue,
     registry::Registry,
@@ -173,6 +174,7 @@ impl LockerBuilder {
         let (alive, watched) = oneshot::channel();
         let shared = Arc::new(Shared {
             queue: (!self.backend.capabilities().queues_this_process()).then(Queue::new),
+            nursery: Nursery::new(self.backend.as_memory().cloned(), &self.options),
             backend: self.backend,
             clock: Clock::current(),
             registry: Registry::new(),
@@ -187,7 +189,7 @@ impl LockerBuilder {
             observer: self.observer,
             redact: self.redact,
         });
-        runtime.spawn(Keeper::run(shared.clone(), watched));
+        runtime.spawn(Keeper::new(shared.clone()).run(watched));
         Ok(Locker::from_core(Arc::new(Core { shared, prefix, options: self.options, _alive: alive })))
     }
 }

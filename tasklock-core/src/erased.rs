@@ -1,9 +1,9 @@
 //! The object-safe twin of [`AsyncLock`], so that a [`Locker`](crate::Locker) has no type parameter.
 
-use std::{fmt, sync::Arc};
+use std::{any::Any, fmt, sync::Arc};
 
 use crate::{
-    AsyncLock, Attempt, Capabilities, Claim, Event, Key, Released, Renewed, Request, State, Wake,
+    AsyncLock, Attempt, Capabilities, Claim, Event, Key, MemoryLock, Released, Renewed, Request, State, Wake,
     lock::{BoxFuture, Powers, StepResult},
 };
 
@@ -21,6 +21,8 @@ pub(crate) trait DynLock: Send + Sync {
     fn ping(&self) -> BoxFuture<'_, StepResult<()>>;
     fn close(&self) -> BoxFuture<'_, ()>;
     fn powers(&self) -> Powers<'_>;
+    /// The store in memory, if that is what it is, and not behind something else.
+    fn as_memory(&self) -> Option<&MemoryLock>;
 }
 
 impl<B: AsyncLock> DynLock for B {
@@ -70,6 +72,10 @@ impl<B: AsyncLock> DynLock for B {
 
     fn powers(&self) -> Powers<'_> {
         AsyncLock::powers(self)
+    }
+
+    fn as_memory(&self) -> Option<&MemoryLock> {
+        (self as &dyn Any).downcast_ref()
     }
 }
 

@@ -1,10 +1,16 @@
 //! A lock held as a value.
 
-use std::{fmt, ops::Deref, sync::Arc};
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use crate::{
-    Lease, LockError, Ttl, keeper,
+    FencingToken, Key, Lease, LockError, Mono, Ttl, keeper,
     lease::Hold,
+    nursery::Young,
     release::Driven,
     runtime::InRuntime,
     shared::{Core, Shared},
@@ -21,8 +27,14 @@ use crate::{
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard {
     core: Arc<Core>,
-    lease: Lease,
+    hold: Held,
     armed: bool,
+}
+
+/// What a guard knows its hold by.
+enum Held {
+    Young { young: Young, lease: OnceLock<Lease> },
+    Grown(Lease),
 }
 
 /// What became of a lock given back.
@@ -36,13 +48,57 @@ pub enum ReleaseOutcome {
 
 impl Guard {
     pub(crate) fn new(core: Arc<Core>, hold: Arc<Hold>) -> Self {
-        Guard { core, lease: Lease(hold), armed: true }
+        Guard { core, hold: Held::Grown(Lease(hold)), armed: true }
+    }
+
+    pub(crate) fn young(core: Arc<Core>, young: Young) -> Self {
+        Guard { core, hold: Held::Young { young, lease: OnceLock::new() }, armed: true }
     }
 
     /// The lease, as a handle that outlives the guard without holding the lock.
     #[must_use]
     pub fn lease(&self) -> &Lease {
-        &self.lease
+        match &self.hold {
+            Held::Young { young, lease } => lease.get_or_init(|| Lease(self.shared().grow_up(young))),
+            Held::Grown(lease) => lease,
+        }
+    }
+
+    /// Which lock.
+    #[must_use]
+    pub fn key(&self) -> &Key {
+        match &self.hold {
+            Held::Young { young, .. } => &young.key,
+            Held::Grown(lease) => lease.key(),
+        }
+    }
+
+    /// The token minted with the grant, to be sent with every write to the guarded store.
+    #[must_use]
+    pub fn fencing_token(&self) -> FencingToken {
+        match &self.hold {
+            Held::Young { young, .. } => young.token,
+            Held::Grown(lease) => lease.fencing_token(),
+        }
+    }
+
+    /// Whether the lock is still held. Reads the clock; does not depend on any task having run.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        match self.deadline_if_young() {
+            Some(deadline) if self.shared().clock.now() < deadline => true,
+            _ => self.lease().is_held(),
+        }
+    }
+
+    /// Time left until the lease ends unless renewed: see [`Lease::remaining`].
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        match self.deadline_if_young() {
+            Some(Mono::NEVER) => Duration::MAX,
+            Some(deadline) => deadline.since(self.shared().clock.now()),
+            None => self.lease().remaining(),
+        }
     }
 
     /// Gives the lock back and waits until the store has it, up to 5 s; after that it goes on in the background.
@@ -68,7 +124,10 @@ impl Guard {
     /// ```
     pub async fn release(mut self) -> Result<ReleaseOutcome, LockError> {
         self.armed = false;
-        let (shared, hold) = (self.shared().clone(), self.lease.0.clone());
+        if self.release_if_young() {
+            return Ok(ReleaseOutcome::Released);
+        }
+        let (shared, hold) = (self.shared().clone(), self.lease().0.clone());
         if let Some(outcome) = shared.release_at_once(&hold) {
             return Ok(outcome);
         }
@@ -89,8 +148,8 @@ impl Guard {
     pub async fn extend(&self, ttl: impl Into<Ttl> + Send) -> Result<(), LockError> {
         let ttl = ttl.into();
         ttl.check()?;
-        self.lease.check()?;
-        let (shared, hold) = (self.shared().clone(), self.lease.0.clone());
+        self.lease().check()?;
+        let (shared, hold) = (self.shared().clone(), self.lease().0.clone());
         let extension = Box::pin(keeper::extend(shared.clone(), hold, ttl));
         InRuntime::new(&shared, Driven::new(shared.clone(), extension)).await
     }
@@ -98,26 +157,42 @@ impl Guard {
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.core.shared
     }
+
+    fn deadline_if_young(&self) -> Option<Mono> {
+        match &self.hold {
+            Held::Young { young, lease } if lease.get().is_none() => self.shared().nursery.deadline_of(young),
+            _ => None,
+        }
+    }
+
+    fn release_if_young(&self) -> bool {
+        match &self.hold {
+            Held::Young { young, lease } if lease.get().is_none() => {
+                self.shared().nursery.release(self.shared(), young)
+            }
+            _ => false,
+        }
+    }
 }
 
 impl Deref for Guard {
     type Target = Lease;
 
     fn deref(&self) -> &Lease {
-        &self.lease
+        self.lease()
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.armed {
-            self.shared().release_in_background(&self.lease.0);
+        if self.armed && !self.release_if_young() {
+            self.shared().release_in_background(&self.lease().0);
         }
     }
 }
 
 impl fmt::Debug for Guard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Guard").field("lease", &self.lease).finish_non_exhaustive()
+        f.debug_struct("Guard").field("key", self.key()).field("token", &self.fencing_token()).finish_non_exhaustive()
     }
 }

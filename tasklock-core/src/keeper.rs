@@ -40,9 +40,15 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// Runs until the last locker and guard are gone. If the runtime goes first, dropping this closes the locker.
-    pub(crate) async fn run(shared: Arc<Shared>, mut alive: oneshot::Receiver<Infallible>) {
-        let mut keeper = Keeper { shared: shared.clone(), renewals: JoinSet::new(), events: JoinSet::new() };
+    /// Dropping it closes its locker, whether it ever ran or not.
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Keeper { shared, renewals: JoinSet::new(), events: JoinSet::new() }
+    }
+
+    /// Runs until the last locker and guard are gone, or the runtime.
+    pub(crate) async fn run(self, mut alive: oneshot::Receiver<Infallible>) {
+        let mut keeper = self;
+        let shared = keeper.shared.clone();
         keeper.events.spawn(shared.backend.clone().event());
         loop {
             tokio::select! {
@@ -62,6 +68,7 @@ impl Keeper {
             return;
         }
         let Due { expired, renew } = self.shared.registry.scan(now);
+        self.shared.grow_up_by(now);
         for hold in expired {
             self.shared.lose(&hold, hold.reason_at_deadline());
         }

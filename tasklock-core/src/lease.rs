@@ -233,17 +233,7 @@ impl Hold {
 
     /// The same in nanoseconds: every acquisition asks, and this divides less.
     pub(crate) fn period(&self) -> Option<u64> {
-        let ttl = self.ttl.load(Ordering::Acquire).min(self.unknown_ttl.load(Ordering::Acquire));
-        let third = ttl / 3;
-        match self.renew {
-            Renew::Off => None,
-            Renew::Auto if ttl == u64::MAX => Some(PERMANENT),
-            Renew::Auto => Some(third),
-            Renew::Every(period) => {
-                let period = Mono::from_nanos(0).after(period).as_nanos();
-                Some(if period <= third * 2 { period } else { third })
-            }
-        }
+        period_of(self.renew, self.ttl.load(Ordering::Acquire).min(self.unknown_ttl.load(Ordering::Acquire)))
     }
 
     /// Whether a renewal that failed is to be tried again.
@@ -463,6 +453,24 @@ pub(crate) fn deadline(ttl: Ttl, sent: Mono, validity: Validity) -> Mono {
 }
 
 const MARGIN: u64 = 2_000_000;
+
+/// How long after a grant or a renewal the next renewal is due, in nanoseconds; `None` if renewal is off.
+pub(crate) fn period(renew: Renew, ttl: Ttl) -> Option<u64> {
+    period_of(renew, nanos(ttl))
+}
+
+fn period_of(renew: Renew, ttl: u64) -> Option<u64> {
+    let third = ttl / 3;
+    match renew {
+        Renew::Off => None,
+        Renew::Auto if ttl == u64::MAX => Some(PERMANENT),
+        Renew::Auto => Some(third),
+        Renew::Every(period) => {
+            let period = Mono::from_nanos(0).after(period).as_nanos();
+            Some(if period <= third * 2 { period } else { third })
+        }
+    }
+}
 
 fn nanos(ttl: Ttl) -> u64 {
     ttl.duration().map_or(u64::MAX, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX))

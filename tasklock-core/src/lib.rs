@@ -47,6 +47,7 @@ mod lock;
 mod locker;
 pub mod memory;
 mod nonce;
+mod nursery;
 mod observer;
 mod options;
 mod queue;

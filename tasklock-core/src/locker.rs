@@ -220,7 +220,7 @@ impl Locker {
     pub fn stats(&self) -> Stats {
         let shared = &self.core.shared;
         Stats {
-            held: shared.registry.len(),
+            held: shared.held(),
             queued_keys: shared.queue.as_ref().map_or(0, crate::queue::Queue::len),
             background: shared.tasks.len(),
         }

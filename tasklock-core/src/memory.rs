@@ -29,7 +29,7 @@ use std::{
     fmt,
     future::poll_fn,
     sync::{
-        Arc, LazyLock, Mutex, OnceLock, Weak,
+        Arc, LazyLock, Mutex, MutexGuard, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{Poll, Waker},
@@ -43,6 +43,7 @@ use crate::{
     Grant, Holder, Intent, Key, Mode, Mono, Nonce, Owner, Powers, Released, Renewed, Request, Scope, State, Ttl,
     Validity, Wake, WakeBy,
     lock::{BoxFuture, StepResult},
+    nursery::{NurseryId, Young},
     queue::give_back_room,
     shards::{Shards, lock},
     wall_micros,
@@ -81,6 +82,8 @@ struct Held {
     owner: Owner,
     since: Mono,
     expires: Mono,
+    /// In this nursery, until it grows up.
+    young_in: Option<NurseryId>,
 }
 
 struct Waiter {
@@ -199,22 +202,26 @@ impl MemoryLock {
     }
 
     fn free(&self, claim: &Claim) -> Released {
-        let mut guard = self.store.shards.of(&claim.key);
-        let Shard { entries, token } = &mut *guard;
+        let shard = self.store.shards.of(&claim.key);
         if claim.unsettled {
             lock(&self.store.withdrawn).push_back((claim.nonce, self.now().after(WITHDRAWN)));
             self.store.any_withdrawn.store(true, Ordering::Release);
         }
-        let Ok(mut found) = entries.find_entry(claim.key.hash64(), |e| e.key == claim.key) else {
+        self.free_in(shard, &claim.key, claim.nonce)
+    }
+
+    fn free_in(&self, mut shard: MutexGuard<'_, Shard>, key: &Key, nonce: Nonce) -> Released {
+        let Shard { entries, token } = &mut *shard;
+        let Ok(mut found) = entries.find_entry(key.hash64(), |e| e.key == *key) else {
             return Released::NotOwner;
         };
         let entry = found.get_mut();
         let mut left = None;
-        let released = if entry.held.as_ref().is_some_and(|held| held.nonce == claim.nonce) {
+        let released = if entry.held.as_ref().is_some_and(|held| held.nonce == nonce) {
             entry.held = None;
             Released::Released
         } else {
-            let place = entry.waiters.iter().position(|waiter| waiter.nonce == claim.nonce);
+            let place = entry.waiters.iter().position(|waiter| waiter.nonce == nonce);
             left = place.and_then(|place| entry.waiters.remove(place));
             Released::NotOwner
         };
@@ -223,10 +230,65 @@ impl MemoryLock {
             found.remove();
             give_back_room(entries, |e| e.key.hash64());
         }
-        drop(guard);
+        drop(shard);
         drop(left);
         after.run();
         released
+    }
+
+    /// Takes a key that nobody holds or waits for, in one step less than [`attempt`](MemoryLock::attempt).
+    pub(crate) fn take_young(&self, young: &Young, until: Mono, owner: &Owner, id: NurseryId) -> Option<FencingToken> {
+        let mut guard = self.store.shards.of(&young.key);
+        let Shard { entries, token } = &mut *guard;
+        let entry = entries.entry(young.key.hash64(), |e| e.key == young.key, |e| e.key.hash64());
+        let hash_table::Entry::Vacant(vacant) = entry else { return None };
+        let mut held = Held::new(token, young.nonce, owner.clone(), young.since, until);
+        held.young_in = Some(id);
+        let token = held.token;
+        vacant.insert(Entry { key: young.key.clone(), held: Some(held), waiters: VecDeque::new() });
+        Some(token)
+    }
+
+    /// Gives a key back if its hold is young still.
+    pub(crate) fn free_young(&self, young: &Young) -> bool {
+        let mut shard = self.store.shards.of(&young.key);
+        let Shard { entries, .. } = &mut *shard;
+        let Ok(found) = entries.find_entry(young.key.hash64(), |e| e.key == young.key) else { return false };
+        if !found.get().is_young(young.nonce) {
+            return false;
+        }
+        if found.get().waiters.is_empty() {
+            found.remove();
+            give_back_room(entries, |e| e.key.hash64());
+            return true;
+        }
+        self.free_in(shard, &young.key, young.nonce) == Released::Released
+    }
+
+    /// Whether a hold is young still.
+    pub(crate) fn is_young(&self, young: &Young) -> bool {
+        let shard = self.store.shards.of(&young.key);
+        shard.entries.find(young.key.hash64(), |e| e.key == young.key).is_some_and(|e| e.is_young(young.nonce))
+    }
+
+    /// Has one hold grow up if it is young still; `grow` is called under the lock of its key.
+    pub(crate) fn grow_one<T>(&self, young: &Young, grow: impl FnOnce() -> T) -> Option<T> {
+        let mut shard = self.store.shards.of(&young.key);
+        let entry = shard.entries.find_mut(young.key.hash64(), |e| e.key == young.key)?;
+        let held = entry.held.as_mut().filter(|held| held.nonce == young.nonce)?;
+        held.young_in.take().map(|_| grow())
+    }
+
+    /// Has those of one nursery grow up that `wanted` names; `grow` is called under the locks of their keys.
+    pub(crate) fn grow_all(&self, id: NurseryId, mut wanted: impl FnMut(Mono) -> bool, mut grow: impl FnMut(Young)) {
+        for mut shard in self.store.shards.iter() {
+            for Entry { key, held, .. } in shard.entries.iter_mut() {
+                if let Some(held) = held.as_mut().filter(|held| held.young_in == Some(id) && wanted(held.since)) {
+                    held.young_in = None;
+                    grow(Young { key: key.clone(), nonce: held.nonce, token: held.token, since: held.since });
+                }
+            }
+        }
     }
 
     fn is_withdrawn(&self, nonce: Nonce) -> bool {
@@ -280,6 +342,10 @@ impl Entry {
         self.held.as_mut().filter(|held| held.nonce == nonce && held.expires > now)
     }
 
+    fn is_young(&self, nonce: Nonce) -> bool {
+        self.held.as_ref().is_some_and(|held| held.nonce == nonce && held.young_in.is_some())
+    }
+
     fn enqueue(&mut self, request: &Request, now: Mono) {
         match self.waiters.iter_mut().rev().find(|waiter| waiter.nonce == request.nonce) {
             Some(waiter) => waiter.seen = now,
@@ -324,7 +390,7 @@ impl Entry {
 impl Held {
     fn new(token: &mut u64, nonce: Nonce, owner: Owner, since: Mono, expires: Mono) -> Self {
         *token += 1;
-        Held { nonce, token: FencingToken::new(*token), owner, since, expires }
+        Held { nonce, token: FencingToken::new(*token), owner, since, expires, young_in: None }
     }
 
     fn grant(&self) -> Grant {

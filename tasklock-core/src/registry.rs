@@ -177,7 +177,8 @@ impl Registry {
         self.sooner.notified().await;
     }
 
-    fn wake_by(&self, next: Mono) {
+    /// Has the keeper look at `next`, if it would not sooner.
+    pub(crate) fn wake_by(&self, next: Mono) {
         if next.as_nanos() < self.wake_at.load(Ordering::SeqCst)
             && next.as_nanos() < self.wake_at.fetch_min(next.as_nanos(), Ordering::SeqCst)
         {

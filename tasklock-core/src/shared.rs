@@ -20,11 +20,13 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    BackendError, Clock, Guard, Key, LockError, LossReason, Mono, Nonce, Observed, Observer, ReleaseOutcome, Released,
+    BackendError, Clock, FencingToken, Guard, Key, LockError, LossReason, Mono, Nonce, Observed, Observer,
+    ReleaseOutcome, Released,
     erased::DynLock,
     key::Prefix,
     lease::{Hold, Phase},
     lock::{BoxFuture, StepResult},
+    nursery::Nursery,
     options::Options,
     queue::Queue,
     registry::Registry,
@@ -38,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) backend: Arc<dyn DynLock>,
     pub(crate) clock: Clock,
     pub(crate) registry: Registry,
+    pub(crate) nursery: Nursery,
     pub(crate) queue: Option<Queue>,
     /// Releases, and calls whose callers are gone. Counts them, and waits for them at shutdown.
     pub(crate) tasks: TaskTracker,
@@ -133,7 +136,7 @@ impl Shared {
     /// [`lose`](Shared::lose) for what a backend knows by its nonce.
     pub(crate) fn lose_nonce(self: &Arc<Self>, nonce: Nonce, reason: LossReason) {
         self.early.note(nonce, reason, self.clock.now());
-        for hold in self.registry.find(|hold| hold.claim.nonce == nonce) {
+        for hold in self.holds(|hold| hold.claim.nonce == nonce) {
             self.lose(&hold, reason);
         }
     }
@@ -175,6 +178,7 @@ impl Shared {
     pub(crate) fn close(self: &Arc<Self>) -> Vec<Arc<Hold>> {
         self.closed.store(true, Ordering::Release);
         self.signal.send_modify(|signal| signal.closed = true);
+        self.grow_up_all();
         let holds = self.registry.drain();
         for hold in &holds {
             self.lose(hold, LossReason::ShutDown);
@@ -182,18 +186,68 @@ impl Shared {
         holds
     }
 
+    /// Says that a lock was acquired.
+    pub(crate) fn acquired(&self, key: &Key, token: FencingToken, waited: Duration) {
+        if tracing::enabled!(target: "tasklock", tracing::Level::DEBUG) {
+            let (shown, backend) = (self.shown(key), self.backend_name());
+            tracing::debug!(target: "tasklock", key = %shown, backend, token = token.get(), ?waited, "acquired");
+        }
+        self.observe(|| Observed::Acquired { key, waited, token });
+    }
+
     pub(crate) fn released(&self, hold: &Hold, released: Released) -> ReleaseOutcome {
         let outcome = match released {
             Released::Released => ReleaseOutcome::Released,
             Released::NotOwner => ReleaseOutcome::AlreadyLost,
         };
-        let held = || self.clock.now().since(hold.acquired);
-        if tracing::enabled!(target: "tasklock", tracing::Level::DEBUG) {
-            let (key, token, backend) = (self.shown(&hold.claim.key), hold.token().get(), self.backend_name());
-            tracing::debug!(target: "tasklock", %key, backend, token, held = ?held(), "{outcome:?}");
-        }
-        self.observe(|| Observed::Released { key: &hold.claim.key, held: held(), outcome });
+        self.given_back(&hold.claim.key, hold.token(), hold.acquired, outcome);
         outcome
+    }
+
+    /// Says that a lock was given back.
+    pub(crate) fn given_back(&self, key: &Key, token: FencingToken, acquired: Mono, outcome: ReleaseOutcome) {
+        let held = || self.clock.now().since(acquired);
+        if tracing::enabled!(target: "tasklock", tracing::Level::DEBUG) {
+            let (shown, backend) = (self.shown(key), self.backend_name());
+            tracing::debug!(target: "tasklock", key = %shown, backend, token = token.get(), held = ?held(), "{outcome:?}");
+        }
+        self.observe(|| Observed::Released { key, held: held(), outcome });
+    }
+
+    /// The holds that are wanted, of all there are.
+    pub(crate) fn holds(&self, wanted: impl Fn(&Hold) -> bool) -> Vec<Arc<Hold>> {
+        self.grow_up_all();
+        self.registry.find(wanted)
+    }
+
+    /// How many locks are held.
+    pub(crate) fn held(&self) -> usize {
+        self.grow_up_all();
+        self.registry.len()
+    }
+
+    /// Enters a hold among those that the keeper looks after.
+    pub(crate) fn register(&self, hold: &Arc<Hold>) {
+        let renew_at = match hold.period() {
+            _ if hold.is_confirming() => hold.acquired,
+            None => Mono::NEVER,
+            // Up to a tenth earlier, so that leases taken together are not renewed together for ever.
+            Some(period) => {
+                let earlier = period / 10 / 1024 * hold.claim.nonce.jitter();
+                Mono::from_nanos(hold.acquired.as_nanos().saturating_add(period - earlier))
+            }
+        };
+        self.registry.insert(hold.clone(), renew_at);
+    }
+
+    /// Tells a hold what happened before it was registered.
+    pub(crate) fn catch_up(self: &Arc<Self>, hold: &Arc<Hold>) {
+        if self.closed.load(Ordering::Acquire) {
+            self.lose(hold, LossReason::ShutDown);
+        }
+        if let Some(reason) = self.early.of(hold.claim.nonce, hold.acquired) {
+            self.lose(hold, reason);
+        }
     }
 
     pub(crate) fn observe<'a>(&self, event: impl FnOnce() -> Observed<'a>) {
@@ -247,26 +301,11 @@ impl Shared {
 }
 
 impl Core {
-    /// A grant turned into a guard, unless its time is over already.
-    pub(crate) fn guard(self: &Arc<Self>, hold: Hold, now: Mono) -> Guard {
+    /// A grant turned into a guard.
+    pub(crate) fn guard(self: &Arc<Self>, hold: Hold) -> Guard {
         let hold = Arc::new(hold);
-        let renew_at = match hold.period() {
-            _ if hold.is_confirming() => now,
-            None => Mono::NEVER,
-            // Up to a tenth earlier, so that leases taken together are not renewed together for ever.
-            Some(period) => {
-                let earlier = period / 10 / 1024 * hold.claim.nonce.jitter();
-                Mono::from_nanos(now.as_nanos().saturating_add(period - earlier))
-            }
-        };
-        self.shared.registry.insert(hold.clone(), renew_at);
-        // What happened before it was registered has not been told to it.
-        if self.shared.closed.load(Ordering::Acquire) {
-            self.shared.lose(&hold, LossReason::ShutDown);
-        }
-        if let Some(reason) = self.shared.early.of(hold.claim.nonce, now) {
-            self.shared.lose(&hold, reason);
-        }
+        self.shared.register(&hold);
+        self.shared.catch_up(&hold);
         Guard::new(self.clone(), hold)
     }
 }

@@ -141,6 +141,18 @@ fn awaited_by_another_executor() {
     assert!(store.is_empty());
 }
 
+/// The runtime may go before the keeper has had its first turn.
+#[test]
+fn after_a_runtime_that_hardly_was() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let lock = runtime.block_on(async { Locker::new(MemoryLock::new()).unwrap() });
+    let guard = futures_executor::block_on(lock.acquire("job")).unwrap();
+    let lost = guard.cancellation_token();
+    drop(runtime);
+    assert!(lost.is_cancelled() && is_lost(&guard.check(), LossReason::ShutDown));
+    assert!(matches!(futures_executor::block_on(lock.acquire("other")), Err(LockError::ShutDown)));
+}
+
 /// Nobody is left to release for them. They say so, and nothing hangs.
 #[test]
 fn after_the_runtime_is_gone() {

@@ -42,7 +42,7 @@ use crate::{IntoKey, Locker, LossReason};
 pub fn lose(locker: &Locker, key: impl IntoKey, reason: LossReason) -> usize {
     let Ok(key) = key.into_key_in(&locker.core().prefix) else { return 0 };
     let shared = &locker.core().shared;
-    let holds = shared.registry.find(|hold| hold.claim.key == key);
+    let holds = shared.holds(|hold| hold.claim.key == key);
     for hold in &holds {
         shared.lose(hold, reason);
     }
