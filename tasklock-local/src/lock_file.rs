@@ -1,0 +1,157 @@
+//! One file with one advisory lock on it.
+
+use std::{
+    fs::{self, File, Metadata},
+    io,
+    os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _},
+    path::{Path, PathBuf},
+    process,
+};
+
+use rustix::{
+    fs::{FlockOperation, Mode, OFlags, flock},
+    io::Errno,
+};
+
+use crate::{
+    LocalError,
+    record::{Content, MOST, Record},
+};
+
+/// An open file, locked or not. Dropping it unlocks it, but for a forked child: there it is the parent's lock.
+#[derive(Debug)]
+pub(crate) struct LockFile {
+    file: File,
+    path: PathBuf,
+    id: (u64, u64),
+    pid: u32,
+}
+
+impl LockFile {
+    /// Opens the file, and makes it if there is none.
+    pub(crate) fn create(path: PathBuf) -> Result<Self, LocalError> {
+        match open(&path, OFlags::CREATE) {
+            Ok(file) => Self::over(file, path),
+            Err(source) => Err(refused(path, source)),
+        }
+    }
+
+    /// Makes a file that is not there yet.
+    pub(crate) fn create_new(path: PathBuf) -> Result<Self, LocalError> {
+        match open(&path, OFlags::CREATE | OFlags::EXCL) {
+            Ok(file) => Self::over(file, path),
+            Err(source) => Err(refused(path, source)),
+        }
+    }
+
+    /// Opens the file if there is one.
+    pub(crate) fn existing(path: PathBuf) -> Result<Option<Self>, LocalError> {
+        match open(&path, OFlags::empty()) {
+            Ok(file) => Self::over(file, path).map(Some),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(refused(path, source)),
+        }
+    }
+
+    fn over(file: File, path: PathBuf) -> Result<Self, LocalError> {
+        let found = match file.metadata() {
+            Ok(found) => found,
+            Err(source) => return Err(LocalError::Io { what: "look at", path, source }),
+        };
+        if !found.is_file() {
+            return Err(LocalError::NotAFile { path, kind: kind(&found) });
+        }
+        Ok(LockFile { file, path, id: id(&found), pid: process::id() })
+    }
+
+    /// Locks it, alone or with others who share it; false if somebody else has it.
+    pub(crate) fn try_lock(&self, shared: bool) -> Result<bool, LocalError> {
+        let how = if shared { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
+        match flock(&self.file, how) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK) => Ok(false),
+            Err(e) => Err(self.io("lock", e.into())),
+        }
+    }
+
+    /// Whether it is still the file that others find under its name.
+    pub(crate) fn is_current(&self) -> Result<bool, LocalError> {
+        self.is_at(&self.path)
+    }
+
+    /// Whether it is the file of this name.
+    pub(crate) fn is_at(&self, path: &Path) -> Result<bool, LocalError> {
+        match fs::symlink_metadata(path) {
+            Ok(found) => Ok(id(&found) == self.id),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(self.io("look at", e)),
+        }
+    }
+
+    /// Whether this process opened it, and not the one it was forked from.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.pid == process::id()
+    }
+
+    pub(crate) fn read(&self) -> Result<Content, LocalError> {
+        let mut bytes = [0; MOST];
+        let len = self.file.read_at(&mut bytes, 0).map_err(|e| self.io("read", e))?;
+        Ok(Content::parse(&bytes[..len]))
+    }
+
+    /// Not synced: what a crash of the machine may undo, the clock makes up for.
+    pub(crate) fn write(&self, record: &Record) -> Result<(), LocalError> {
+        self.file.write_all_at(&record.to_bytes(), 0).map_err(|e| self.io("write", e))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn io(&self, what: &'static str, source: io::Error) -> LocalError {
+        LocalError::Io { what, path: self.path.clone(), source }
+    }
+}
+
+impl Drop for LockFile {
+    fn drop(&mut self) {
+        if self.is_ours() {
+            // Closing is not enough: a child that was forked meanwhile has the same lock open.
+            let _ = flock(&self.file, FlockOperation::Unlock);
+        }
+    }
+}
+
+/// For this user alone, not for programs this one starts, and never through a link. Without waiting, should it be
+/// something that waits.
+fn open(path: &Path, how: OFlags) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    Ok(rustix::fs::open(path, flags | how, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+fn id(found: &Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
+/// What stands at a place that cannot be opened as a file.
+fn refused(path: PathBuf, source: io::Error) -> LocalError {
+    match fs::symlink_metadata(&path) {
+        Ok(found) if !found.is_file() => LocalError::NotAFile { path, kind: kind(&found) },
+        _ => LocalError::Io { what: "open", path, source },
+    }
+}
+
+fn kind(found: &Metadata) -> &'static str {
+    let kind = found.file_type();
+    if kind.is_symlink() {
+        "a link"
+    } else if kind.is_dir() {
+        "a directory"
+    } else if kind.is_fifo() {
+        "a pipe"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    }
+}

@@ -1,0 +1,394 @@
+//! Every step of both backends, in terms of files.
+
+use std::{
+    collections::{HashMap, VecDeque, hash_map},
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tasklock_core::{
+    Attempt, BackendError, Busy, Claim, Clock, FencingToken, Grant, Holder, Key, Mode, Mono, Nonce, Released, Renewed,
+    Request, State, StepResult, Together, Ttl, Validity, wall_micros,
+};
+
+use crate::{
+    LocalError,
+    directory::Directory,
+    lock_file::LockFile,
+    record::{Content, Record, Taker},
+    waker::Waker,
+};
+
+/// How often those who are not told ask again at least.
+const POLL: Duration = Duration::from_millis(100);
+/// The same for those who are: nothing but a holder that has come to a standstill keeps them waiting.
+const TOLD: Duration = Duration::from_secs(1);
+/// Taking a token among those who share a lock takes microseconds.
+const GATE: Duration = Duration::from_millis(1);
+/// A file that is replaced under the hands of those who open it is opened again this often.
+const REOPENS: usize = 16;
+/// How long a withdrawal is remembered.
+const WITHDRAWN: Duration = Duration::from_secs(60);
+/// How many locks one step takes: each is an open file.
+pub(crate) const MOST_TOGETHER: usize = 256;
+const SHARDS: usize = 16;
+
+/// A directory, and what this process has locked in it.
+pub(crate) struct Store {
+    directory: Directory,
+    held: [Mutex<HashMap<Nonce, Held>>; SHARDS],
+    /// Nonces that were withdrawn while an attempt of theirs was still to come, and until when that is remembered.
+    /// Only a wrapper that delays calls makes any.
+    withdrawn: Mutex<VecDeque<(Nonce, Mono)>>,
+    any_withdrawn: AtomicBool,
+    clock: OnceLock<Clock>,
+    /// After the files, so that who is woken by the end of this store finds its locks free.
+    waker: Option<Waker>,
+}
+
+struct Held {
+    file: LockFile,
+    record: Record,
+}
+
+/// What an attempt at a file came to.
+enum Taken {
+    Lock(Held),
+    Busy(Busy),
+}
+
+impl Store {
+    pub(crate) fn new(directory: Directory, waker: Option<Waker>) -> Self {
+        Store {
+            directory,
+            held: std::array::from_fn(|_| Mutex::default()),
+            withdrawn: Mutex::default(),
+            any_withdrawn: AtomicBool::new(false),
+            clock: OnceLock::new(),
+            waker,
+        }
+    }
+
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    pub(crate) fn waker(&self) -> Option<&Waker> {
+        self.waker.as_ref()
+    }
+
+    pub(crate) fn attempt(&self, request: &Request) -> StepResult<Attempt> {
+        let shared = match request.mode {
+            Mode::Exclusive => false,
+            Mode::Shared => true,
+            other => return Err(BackendError::fatal(format!("locks on files do not know {other:?}"))),
+        };
+        let mut held = self.held_by(request.nonce);
+        if self.is_withdrawn(request.nonce) {
+            return Err(BackendError::fatal("this acquisition was withdrawn before"));
+        }
+        if let hash_map::Entry::Occupied(mine) = held.entry(request.nonce) {
+            if mine.get().is_held()? {
+                return Ok(Attempt::Granted(mine.get().grant()));
+            }
+            mine.remove();
+        }
+        Ok(match self.take(request, shared)? {
+            Taken::Lock(taken) => {
+                let grant = taken.grant();
+                held.insert(request.nonce, taken);
+                Attempt::Granted(grant)
+            }
+            Taken::Busy(busy) => Attempt::Busy(busy),
+        })
+    }
+
+    /// All or none: one after the other in the order of their names, so that of those who want the same ones, one
+    /// always gets on.
+    pub(crate) fn attempt_all(&self, requests: &[Request]) -> StepResult<Together> {
+        if requests.len() > MOST_TOGETHER {
+            let count = requests.len();
+            return Err(BackendError::fatal(format!("{count} locks in one step; {MOST_TOGETHER} are the most")));
+        }
+        let mut order: Vec<usize> = (0..requests.len()).collect();
+        order.sort_by_key(|place| requests[*place].key.as_str());
+        let mut grants: Vec<(usize, Grant)> = Vec::with_capacity(requests.len());
+        let mut fresh = GiveBack { store: self, taken: Vec::new() };
+        for place in order {
+            let request = &requests[place];
+            let had = self.holds(request.nonce);
+            match self.attempt(request)? {
+                Attempt::Granted(grant) => grants.push((place, grant)),
+                Attempt::Busy(busy) => return Ok(Together::Busy(vec![(place, busy)])),
+            }
+            if !had {
+                fresh.taken.push(Claim::of(request));
+            }
+        }
+        fresh.taken.clear();
+        grants.sort_by_key(|(place, _)| *place);
+        Ok(Together::Granted(grants.into_iter().map(|(_, grant)| grant).collect()))
+    }
+
+    pub(crate) fn free(&self, claim: &Claim) -> Released {
+        let removed = {
+            let mut held = self.held_by(claim.nonce);
+            if claim.unsettled {
+                self.withdraw(claim.nonce);
+            }
+            held.remove(&claim.nonce)
+        };
+        // One that cannot be looked at any more counts as kept: nobody else can have taken it either.
+        let kept = removed.as_ref().is_some_and(|held| held.is_held().unwrap_or(true));
+        let ours = removed.as_ref().is_some_and(|held| held.file.is_ours());
+        drop(removed);
+        if let Some(waker) = self.waker.as_ref().filter(|_| ours) {
+            waker.tell(claim.nonce);
+        }
+        if kept { Released::Released } else { Released::NotOwner }
+    }
+
+    pub(crate) fn extend(&self, claim: &Claim) -> StepResult<Renewed> {
+        let mut held = self.held_by(claim.nonce);
+        let Some(mine) = held.get_mut(&claim.nonce) else { return Ok(Renewed::NotOwner) };
+        if !mine.is_held()? {
+            return Ok(Renewed::NotOwner);
+        }
+        if let Some(taker) = mine.record.taker.as_mut().filter(|taker| !taker.shared) {
+            taker.until = until(claim.ttl, wall_micros());
+            // For others to read. The lock does not depend on it.
+            let _ = mine.file.write(&mine.record);
+        }
+        Ok(Renewed::held(Validity::Session, Some(mine.record.token)))
+    }
+
+    /// Whether this process holds something by this nonce.
+    pub(crate) fn holds(&self, nonce: Nonce) -> bool {
+        self.held_by(nonce).get(&nonce).is_some_and(|held| held.file.is_ours())
+    }
+
+    /// Who holds a lock. The record may be that of a holder that is gone: so the lock is tried, and given back at once.
+    pub(crate) fn look(&self, key: &Key) -> Result<State, LocalError> {
+        let Some(file) = LockFile::existing(self.directory.lock(key))? else { return Ok(State::default()) };
+        // Shared, so that two who look do not find each other.
+        let free = file.try_lock(true)? && (!is_shared(&file.read()?) || file.try_lock(false)?);
+        let holder = if free { None } else { Some(Arc::new(holder(&file)?)) };
+        Ok(State::new(holder, None))
+    }
+
+    /// Who is to be asked for news of a lock: the name of a socket, and the nonce of the hold.
+    pub(crate) fn whom_to_ask(&self, key: &Key) -> Result<Option<(PathBuf, Nonce)>, LocalError> {
+        let Some(file) = LockFile::existing(self.directory.lock(key))? else { return Ok(None) };
+        let content = file.read()?;
+        let taker = content.taker().filter(|taker| !taker.shared);
+        let waker = taker.and_then(|taker| Some((taker.waker.as_deref()?, taker.nonce)));
+        Ok(waker
+            .filter(|(name, _)| Waker::is_name(name))
+            .map(|(name, nonce)| (self.directory.path().join(name), nonce)))
+    }
+
+    /// Puts a new file in the place of one that is locked, with the same last token: the next one to open it finds it
+    /// free, and the holder finds that the file it has locked is no longer the lock.
+    pub(crate) fn revoke(&self, key: &Key, seen: Option<Nonce>) -> Result<bool, LocalError> {
+        let path = self.directory.lock(key);
+        for _ in 0..REOPENS {
+            let Some(old) = LockFile::existing(path.clone())? else { return Ok(false) };
+            if old.try_lock(false)? {
+                return Ok(false);
+            }
+            let wanted = |content: &Content| seen.is_none() || content.taker().map(|taker| taker.nonce) == seen;
+            if !wanted(&old.read()?) {
+                return Ok(false);
+            }
+            // The old file keeps a name until it is certain that it was the right one.
+            let (fresh, kept) = (Litter(self.directory.fresh("new")), Litter(self.directory.fresh("old")));
+            let file = LockFile::create_new(fresh.0.clone())?;
+            // Nobody gets the new one before its token is right.
+            if !file.try_lock(false)? {
+                continue;
+            }
+            file.write(&free_record(&old.read()?))?;
+            let io = |what, path: &Path| {
+                let path = path.to_owned();
+                move |source| LocalError::Io { what, path, source }
+            };
+            fs::hard_link(&path, &kept.0).map_err(io("link", &path))?;
+            if !old.is_at(&kept.0)? {
+                continue;
+            }
+            fs::rename(&fresh.0, &path).map_err(io("replace", &path))?;
+            // Whoever has taken the old file meanwhile wrote before it looked at the name, and looked before the name
+            // was changed: it is in there now.
+            let found = old.read()?;
+            if !wanted(&found) {
+                fs::rename(&kept.0, &path).map_err(io("restore", &path))?;
+                return Ok(false);
+            }
+            file.write(&free_record(&found))?;
+            return Ok(true);
+        }
+        Err(LocalError::Replaced { path })
+    }
+
+    /// Opens, locks, takes a token, writes it down, and makes sure that it all happened to the file others see.
+    fn take(&self, request: &Request, shared: bool) -> Result<Taken, LocalError> {
+        let path = self.directory.lock(&request.key);
+        for _ in 0..REOPENS {
+            let file = LockFile::create(path.clone())?;
+            if !file.try_lock(shared)? {
+                if !file.is_current()? {
+                    continue;
+                }
+                return Ok(Taken::Busy(self.busy(&file.read()?)));
+            }
+            let gate = if shared { Some(LockFile::create(self.directory.gate(&request.key))?) } else { None };
+            if let Some(gate) = &gate {
+                if !(gate.try_lock(false)? && gate.is_current()?) {
+                    return Ok(Taken::Busy(Busy::new(None, Some(GATE))));
+                }
+            }
+            let now = wall_micros();
+            let token = next_token(&file, now)?;
+            let taker = Taker {
+                nonce: request.nonce,
+                shared,
+                since: now,
+                until: until(request.ttl, now),
+                waker: self.waker.as_ref().and_then(Waker::name),
+                owner: request.owner.clone(),
+            };
+            let record = Record { token, taker: Some(taker) };
+            file.write(&record)?;
+            // Last: who replaces the file can rely on it.
+            if file.is_current()? {
+                return Ok(Taken::Lock(Held { file, record }));
+            }
+        }
+        Err(LocalError::Replaced { path })
+    }
+
+    fn busy(&self, content: &Content) -> Busy {
+        let told = self.waker.is_some() && content.taker().is_some_and(|taker| !taker.shared && taker.waker.is_some());
+        let again = if told { TOLD } else { POLL };
+        Busy::new(Some(Arc::new(content.holder(wall_micros()))), Some(again))
+    }
+
+    fn held_by(&self, nonce: Nonce) -> MutexGuard<'_, HashMap<Nonce, Held>> {
+        // A remainder, so within bounds and within the type.
+        #[allow(clippy::cast_possible_truncation)]
+        lock(&self.held[(nonce.as_u128() % SHARDS as u128) as usize])
+    }
+
+    fn withdraw(&self, nonce: Nonce) {
+        lock(&self.withdrawn).push_back((nonce, self.now().after(WITHDRAWN)));
+        self.any_withdrawn.store(true, Ordering::Release);
+    }
+
+    fn is_withdrawn(&self, nonce: Nonce) -> bool {
+        if !self.any_withdrawn.load(Ordering::Acquire) {
+            return false;
+        }
+        let now = self.now();
+        let mut withdrawn = lock(&self.withdrawn);
+        withdrawn.retain(|(_, until)| *until > now);
+        self.any_withdrawn.store(!withdrawn.is_empty(), Ordering::Release);
+        withdrawn.iter().any(|(n, _)| *n == nonce)
+    }
+
+    fn now(&self) -> Mono {
+        self.clock.get_or_init(Clock::current).now()
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let held: usize = self.held.iter().map(|held| lock(held).len()).sum();
+        f.debug_struct("Store").field("directory", &self.directory.path()).field("held", &held).finish_non_exhaustive()
+    }
+}
+
+impl Held {
+    /// Whether the lock is this process's, and the file the one that others see.
+    fn is_held(&self) -> Result<bool, LocalError> {
+        Ok(self.file.is_ours() && self.file.is_current()?)
+    }
+
+    fn grant(&self) -> Grant {
+        Grant::new(Some(self.record.token), Validity::Session)
+    }
+}
+
+/// What was taken before one of many turned out to be taken by somebody else.
+struct GiveBack<'a> {
+    store: &'a Store,
+    taken: Vec<Claim>,
+}
+
+impl Drop for GiveBack<'_> {
+    fn drop(&mut self) {
+        for claim in &self.taken {
+            self.store.free(claim);
+        }
+    }
+}
+
+/// A file that is removed, unless it has got another name meanwhile.
+struct Litter(PathBuf);
+
+impl Drop for Litter {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Above the last one, and above all that a file which is no more may have had.
+fn next_token(file: &LockFile, now: u64) -> Result<FencingToken, LocalError> {
+    let path = || file.path().to_owned();
+    let last = match file.read()? {
+        Content::Nothing => return Ok(FencingToken::new(now.max(1))),
+        Content::Record(record) => record.token.get(),
+        Content::Version(version) => return Err(LocalError::Version { path: path(), version }),
+        Content::Foreign => return Err(LocalError::Foreign { path: path() }),
+    };
+    let next = last.checked_add(1).ok_or_else(|| LocalError::Exhausted { path: path(), last })?;
+    Ok(FencingToken::new(next.max(now)))
+}
+
+/// The record of a lock that nobody has.
+fn free_record(content: &Content) -> Record {
+    let token = match content {
+        Content::Record(record) => record.token,
+        _ => FencingToken::new(wall_micros()),
+    };
+    Record { token, taker: None }
+}
+
+/// The holder, from a record that may be written just now.
+fn holder(file: &LockFile) -> Result<Holder, LocalError> {
+    let mut content = file.read()?;
+    for _ in 0..REOPENS {
+        if content != Content::Nothing {
+            break;
+        }
+        content = file.read()?;
+    }
+    Ok(content.holder(wall_micros()))
+}
+
+fn is_shared(content: &Content) -> bool {
+    content.taker().is_some_and(|taker| taker.shared)
+}
+
+/// The end of a lease that begins now.
+fn until(ttl: Ttl, now: u64) -> Option<u64> {
+    ttl.duration().map(|ttl| now.saturating_add(u64::try_from(ttl.as_micros()).unwrap_or(u64::MAX)))
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
