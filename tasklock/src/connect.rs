@@ -17,10 +17,13 @@ use url::Url;
 /// |---|---|---|
 /// | `memory:` | one of its own, in this process | |
 /// | `memory:name` | the one of this name, shared in this process | |
+/// | `file:`, `file:///directory` | files of this machine; this user's own directory if none is named | `local` |
+/// | `socket:`, `socket:///directory` | the same, and waiters are told at once | `local` |
 /// | your own | see [`register_scheme`] | |
 ///
 /// All take the parameters `prefix`, `ttl` (`30s`, `500ms`, `2m`, or `never`) and `wait` (the same, `0s` for a single
-/// attempt, or `forever`): `memory:?ttl=10s&wait=2s`.
+/// attempt, or `forever`): `memory:?ttl=10s&wait=2s`. `file:` and `socket:` also take `network` (`allow`, for a directory
+/// on a network file system; else `refuse`).
 ///
 /// # Errors
 ///
@@ -65,6 +68,8 @@ pub async fn connector(url: impl AsRef<str>) -> Result<LockerBuilder, LockError>
             let builder = memory(&address);
             Box::pin(async { builder })
         }
+        #[cfg(feature = "local")]
+        ("file" | "socket", _) => local(&mut address)?,
         (_, Some(make)) => make(&mut address),
         _ => return Err(unknown_scheme(&address, &scheme)),
     };
@@ -93,6 +98,32 @@ fn memory(address: &Address) -> Result<LockerBuilder, LockError> {
         "" => Locker::builder(MemoryLock::new()),
         name => Locker::builder(MemoryLock::named(name)),
     })
+}
+
+#[cfg(feature = "local")]
+fn local(address: &mut Address) -> Result<Connecting, LockError> {
+    let (scheme, url) = (address.url.scheme(), &address.url);
+    let wrong = || address.wrong(format!("write `{scheme}:` or `{scheme}:///directory`"));
+    if address.relative || url.host_str().is_some() || url.fragment().is_some() {
+        return Err(wrong().into());
+    }
+    let mut config = tasklock_local::LocalConfig::new();
+    if !matches!(url.path(), "" | "/") {
+        config = config.directory(url.to_file_path().map_err(|()| wrong())?);
+    }
+    let socket = scheme == "socket";
+    config = config.network(match address.take("network").as_deref() {
+        None | Some("refuse") => false,
+        Some("allow") => true,
+        Some(other) => return Err(address.wrong(format!("`network={other}`: write `allow` or `refuse`")).into()),
+    });
+    Ok(Box::pin(async move {
+        Ok(if socket {
+            Locker::builder(tasklock_local::SocketLock::open(&config).await?)
+        } else {
+            Locker::builder(tasklock_local::FileLock::open(&config)?)
+        })
+    }))
 }
 
 fn unknown_scheme(address: &Address, scheme: &str) -> LockError {
@@ -171,6 +202,9 @@ where
 /// The address of a store, as given to [`connect`]: the URL, and its parameters, which are taken one by one.
 pub struct Address {
     url: Url,
+    /// Whether a path was written that does not begin with a slash, which a URL does not tell.
+    #[cfg_attr(not(feature = "local"), allow(dead_code))]
+    relative: bool,
     params: Vec<(String, String)>,
     known: Vec<&'static str>,
 }
@@ -180,8 +214,10 @@ impl Address {
         // Not even the text of a broken address is shown: it may contain a password.
         let broken = |error| InvalidUrl::new("the address", format!("is not a URL ({error}); an example is `memory:`"));
         let url = Url::parse(text.trim()).map_err(broken)?;
+        let path = text.trim().split_once(':').map_or("", |(_, path)| path);
+        let relative = !(path.is_empty() || path.starts_with(['/', '?', '#']));
         let params: Vec<_> = url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
-        let address = Address { url, params, known: Vec::new() };
+        let address = Address { url, relative, params, known: Vec::new() };
         for (n, (name, _)) in address.params.iter().enumerate() {
             if address.params[..n].iter().any(|(other, _)| other == name) {
                 return Err(address.wrong(format!("the parameter `{name}` is given twice")).into());

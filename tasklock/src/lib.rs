@@ -30,6 +30,7 @@
 //! | feature | what |
 //! |---|---|
 //! | `macros` (default) | `#[synchronized]` and `#[derive(LockKey)]` |
+//! | `local` | `file:` and `socket:`: locks between the processes of one machine, without a server |
 //! | `axum` | [`LockError`] as a response: 409 or 503 with `Retry-After` |
 //! | `testing` | the conformance suite, fault injection, and `lose`: outside of semver |
 
@@ -42,6 +43,10 @@ pub use tasklock_core::*;
 
 #[doc(hidden)]
 pub use tasklock_core::__private;
+
+#[cfg(feature = "local")]
+#[doc(inline)]
+pub use tasklock_local::{FileLock, LocalConfig, LocalError, SocketLock};
 
 #[cfg(feature = "macros")]
 pub use tasklock_macros::{LockKey, synchronized};

@@ -1,5 +1,9 @@
 //! What the tests of this folder share.
 
+pub mod cancellation;
+pub mod local;
+pub mod servers;
+
 use std::{
     cell::RefCell,
     fmt,
