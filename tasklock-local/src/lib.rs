@@ -32,7 +32,8 @@
 //!    release, with the holder's death, or at once if it does not have that hold. Then try. A lost message costs a
 //!    second. Waiting for a holder that has no socket, or for those who share a lock, is asking every 100 ms.
 //! 5. *Break*: a new file with the last token takes the place of the locked one. If meanwhile another holder than the one
-//!    meant had locked it, the old file is put back.
+//!    meant had locked it, the old file is put back; should that holder look in those microseconds, it believes the lock
+//!    lost.
 //! 6. *Inspect*: who holds is in the record; whether it still does is found by trying the lock in shared mode. For that
 //!    moment others may find it held.
 //!
