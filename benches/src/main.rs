@@ -4,6 +4,7 @@
 //! order that rotates, so that whatever else the machine does meets all of them alike. Figures are medians over the
 //! rounds; compare them within one run only. Nothing is asserted.
 
+mod local;
 mod memory;
 mod ours;
 mod peers;
@@ -77,19 +78,29 @@ fn main() -> Result<(), Failure> {
         return Ok(());
     };
     // Two workers, as many as the two-thread table has threads: all figures come from the same shape of machine.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
 
     let mut entrants = peers::all();
     {
         let _within = runtime.enter();
         entrants.extend(ours::all()?);
     }
-    entrants.retain(|entrant| arguments.wants(entrant.as_ref()));
-    if entrants.is_empty() {
+    let folder = local::Folder::new()?;
+    let mut files = local::all(&runtime, &folder)?;
+    for entrants in [&mut entrants, &mut files] {
+        entrants.retain(|entrant| arguments.wants(entrant.as_ref()));
+    }
+    if entrants.is_empty() && files.is_empty() {
         return Err("no subject has such a name".into());
     }
 
-    let tables = memory::run(&runtime, &entrants, arguments.plan)?;
+    let mut tables = Vec::new();
+    if !entrants.is_empty() {
+        tables = memory::run(&runtime, &entrants, arguments.plan)?;
+    }
+    if !files.is_empty() {
+        tables.push(local::run(&files, arguments.plan)?);
+    }
     print!("{}", report::text(arguments.plan, &tables));
     if let Some(path) = &arguments.json {
         if let Some(folder) = path.parent() {

@@ -12,21 +12,29 @@ use crate::{
 };
 
 pub(crate) fn run(runtime: &Runtime, entrants: &[Box<dyn Entrant>], plan: Plan) -> Result<Vec<Table>, Failure> {
-    Ok(vec![uncontended(entrants, plan, 1)?, uncontended(entrants, plan, 2)?, contended(runtime, entrants, plan)?])
+    let alone = |threads: usize, walk: &str| {
+        let title = format!("lock + unlock, {KEYS} keys, nobody waiting, {walk}");
+        uncontended(entrants, plan, threads, &format!("uncontended_{threads}"), title)
+    };
+    let (one, two) = (alone(1, "1 thread")?, alone(2, "2 threads that share no key")?);
+    Ok(vec![one, two, contended(runtime, entrants, plan)?])
 }
 
-fn uncontended(entrants: &[Box<dyn Entrant>], plan: Plan, threads: usize) -> Result<Table, Failure> {
+pub(crate) fn uncontended(
+    entrants: &[Box<dyn Entrant>],
+    plan: Plan,
+    threads: usize,
+    id: &str,
+    title: String,
+) -> Result<Table, Failure> {
     let per_entrant = interleave(entrants, plan.rounds, |entrant| entrant.uncontended(threads, plan.cycles))?;
     let rows = entrants.iter().zip(per_entrant).map(|(entrant, rounds)| {
         let ns = Summary::of(rounds);
         (entrant.name().to_owned(), vec![Cell::of(ns.median), Cell::of(ns.p10), Cell::of(ns.p90)])
     });
     Ok(Table {
-        id: format!("uncontended_{threads}"),
-        title: format!(
-            "lock + unlock, {KEYS} keys, nobody waiting, {threads} thread{}",
-            if threads == 1 { "" } else { "s that share no key" }
-        ),
+        id: id.to_owned(),
+        title,
         columns: vec![
             Column::new("ns p50", "ns_p50"),
             Column::new("round p10", "ns_p10"),

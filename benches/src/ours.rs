@@ -30,9 +30,9 @@ fn held(acquired: Result<Guard, LockError>) -> Guard {
     acquired.unwrap_or_else(|refused| panic!("not acquired: {refused}"))
 }
 
-struct Text {
-    locker: Locker,
-    keys: Vec<String>,
+pub(crate) struct Text {
+    pub(crate) locker: Locker,
+    pub(crate) keys: Vec<String>,
 }
 
 impl Subject for Text {

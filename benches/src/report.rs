@@ -7,6 +7,7 @@ use crate::Plan;
 const NOTES: &str = "\
 Keys: the peers take theirs by value, so a String is cloned, and allocated, per call; u64 and Arc<str> spare them that.
 tasklock's guards are 'static and carry a fencing token, a deadline, its renewal and the news of a loss; the peers' do not.
+Between processes, tasklock writes down who holds and a token that outlives it, and checks that the file is still the lock.
 The floor, a tokio Mutex found by index, has no keys to look up and none to forget.
 Medians over interleaved rounds; max is the worst wait of any round. Compare within one run only.";
 

@@ -1,0 +1,79 @@
+//! Locks between processes: files, sockets and their peers, in one directory.
+//!
+//! Each subject locks and unlocks once a cycle. The peers hand out guards that borrow from the lock, so a cycle is made
+//! within one call. What they lack is told in the report.
+
+use std::{fs::File, path::PathBuf};
+
+use fd_lock::RwLock;
+use named_lock::NamedLock;
+use tasklock::{FileLock, LocalConfig, Locker, SocketLock};
+use tokio::runtime::Runtime;
+
+use crate::{
+    Plan,
+    memory::uncontended,
+    ours::Text,
+    peers::texts,
+    report::Table,
+    subject::{Entrant, Failure, KEYS, Subject, entrant},
+};
+
+/// A folder for the run.
+#[derive(Debug)]
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Result<Self, Failure> {
+        let path = std::env::temp_dir().join(format!("tasklock-bench-{}", std::process::id()));
+        std::fs::create_dir(&path)?;
+        Ok(Folder(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Lockers live on the runtime they are made in.
+pub(crate) fn all(runtime: &Runtime, folder: &Folder) -> Result<Vec<Box<dyn Entrant>>, Failure> {
+    let _within = runtime.enter();
+    let config = |name: &str| LocalConfig::new().directory(folder.0.join(name));
+    let files = Locker::new(FileLock::open(&config("file"))?)?;
+    let sockets = Locker::new(runtime.block_on(SocketLock::open(&config("socket")))?)?;
+    let path = |prefix: &str, slot: usize| folder.0.join(format!("{prefix}-{slot}"));
+    let named: Result<Vec<_>, _> = (0..KEYS).map(|slot| NamedLock::with_path(path("named", slot))).collect();
+    Ok(vec![
+        entrant("fd-lock, opened each time", Opened((0..KEYS).map(|slot| path("fd", slot)).collect())),
+        entrant("named-lock, kept open", Named(named?)),
+        entrant("tasklock, file:", Text { locker: files, keys: texts() }),
+        entrant("tasklock, socket:", Text { locker: sockets, keys: texts() }),
+    ])
+}
+
+pub(crate) fn run(entrants: &[Box<dyn Entrant>], plan: Plan) -> Result<Table, Failure> {
+    // A cycle is some ten times as long as in memory.
+    let plan = Plan { cycles: plan.cycles / 16, ..plan };
+    let title = format!("lock + unlock between processes, {KEYS} files, nobody waiting, 1 thread");
+    uncontended(entrants, plan, 1, "files_1", title)
+}
+
+struct Opened(Vec<PathBuf>);
+
+impl Subject for Opened {
+    async fn lock(&self, slot: usize) -> impl Send {
+        let file = File::options().write(true).create(true).truncate(false).open(&self.0[slot]);
+        let mut lock = RwLock::new(file.unwrap_or_else(|refused| panic!("not opened: {refused}")));
+        drop(lock.try_write().unwrap_or_else(|refused| panic!("not acquired: {refused}")));
+    }
+}
+
+struct Named(Vec<NamedLock>);
+
+impl Subject for Named {
+    async fn lock(&self, slot: usize) -> impl Send {
+        drop(self.0[slot].try_lock().unwrap_or_else(|refused| panic!("not acquired: {refused}")));
+    }
+}
