@@ -1,6 +1,7 @@
 //! What a lock by name does, shown in four steps: `cargo run --example quickstart`.
 //!
-//! It runs on `memory:` unless `TASKLOCK_URL` names another store, and ends by itself after a few seconds.
+//! It runs on `memory:` unless `TASKLOCK_URL` names another store (`file:`, `socket:`), and ends by itself after a few
+//! seconds.
 
 use std::{
     env,

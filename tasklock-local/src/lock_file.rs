@@ -93,10 +93,24 @@ impl LockFile {
         self.pid == process::id()
     }
 
+    /// Whether it has been removed or replaced. Who has the lock finds out without looking the name up again.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.file.metadata().is_ok_and(|found| found.nlink() == 0)
+    }
+
     pub(crate) fn read(&self) -> Result<Content, LocalError> {
+        self.read_as(Content::parse)
+    }
+
+    /// The same without who took it.
+    pub(crate) fn read_token(&self) -> Result<Content, LocalError> {
+        self.read_as(Content::parse_token)
+    }
+
+    fn read_as(&self, parse: impl FnOnce(&[u8]) -> Content) -> Result<Content, LocalError> {
         let mut bytes = [0; MOST];
         let len = self.file.read_at(&mut bytes, 0).map_err(|e| self.io("read", e))?;
-        Ok(Content::parse(&bytes[..len]))
+        Ok(parse(&bytes[..len]))
     }
 
     /// Not synced: what a crash of the machine may undo, the clock makes up for.

@@ -65,13 +65,22 @@ pub(crate) struct Taker {
 
 impl Content {
     pub(crate) fn parse(bytes: &[u8]) -> Self {
+        Self::read(bytes, |lines| Some(Record { token: lines.token, taker: taker(lines.taker)? }))
+    }
+
+    /// The same without who took it, which an acquisition has no need of.
+    pub(crate) fn parse_token(bytes: &[u8]) -> Self {
+        Self::read(bytes, |lines| Some(Record { token: lines.token, taker: None }))
+    }
+
+    fn read(bytes: &[u8], record: impl FnOnce(&Lines<'_>) -> Option<Record>) -> Self {
         let text = match std::str::from_utf8(bytes) {
             Ok(text) => text,
             // The end of an older record, cut in the middle of a letter.
             Err(e) => std::str::from_utf8(&bytes[..e.valid_up_to()]).unwrap_or_default(),
         };
         if let Some(rest) = text.strip_prefix(HEAD) {
-            return parse(text, rest).map_or(Content::Nothing, Content::Record);
+            return parse(text, rest).and_then(|lines| record(&lines)).map_or(Content::Nothing, Content::Record);
         }
         // File systems leave files behind that end early, or in zeros, when the machine crashes.
         let written = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
@@ -127,15 +136,30 @@ impl Record {
     }
 }
 
-fn parse(text: &str, mut rest: &str) -> Option<Record> {
-    let token = FencingToken::new(field(&mut rest, "token")?.parse().ok()?);
-    let taker = if rest.starts_with("check ") { None } else { Some(taker(&mut rest)?) };
-    let checked = text.len() - rest.len();
-    let sum = u64::from_str_radix(field(&mut rest, "check")?, 16).ok()?;
-    (sum == check(&text.as_bytes()[..checked])).then_some(Record { token, taker })
+/// A record, checked and not yet understood.
+struct Lines<'a> {
+    token: FencingToken,
+    /// Empty if there is none.
+    taker: &'a str,
 }
 
-fn taker(rest: &mut &str) -> Option<Taker> {
+fn parse<'a>(text: &'a str, mut rest: &'a str) -> Option<Lines<'a>> {
+    let token = FencingToken::new(field(&mut rest, "token")?.parse().ok()?);
+    let from = text.len() - rest.len();
+    while !rest.starts_with("check ") {
+        rest = rest.split_once('\n')?.1;
+    }
+    let to = text.len() - rest.len();
+    let sum = u64::from_str_radix(field(&mut rest, "check")?, 16).ok()?;
+    (sum == check(&text.as_bytes()[..to])).then(|| Lines { token, taker: &text[from..to] })
+}
+
+/// `None` if that is not what the lines say; `Some(None)` if they say nothing.
+fn taker(mut lines: &str) -> Option<Option<Taker>> {
+    if lines.is_empty() {
+        return Some(None);
+    }
+    let rest = &mut lines;
     let nonce = Nonce::from_u128(u128::from_str_radix(field(rest, "nonce")?, 16).ok()?);
     let shared = match field(rest, "mode")? {
         "exclusive" => false,
@@ -154,7 +178,7 @@ fn taker(rest: &mut &str) -> Option<Taker> {
     let pid = field(rest, "pid")?.parse().ok()?;
     let (host, application) = (unescape(field(rest, "host")?), unescape(field(rest, "application")?));
     let owner = Owner::recorded(unescape(field(rest, "owner")?), host, pid, application);
-    Some(Taker { nonce, shared, since, until, waker, owner })
+    Some(Some(Taker { nonce, shared, since, until, waker, owner }))
 }
 
 /// The value of the next line, which must have this name.
@@ -180,7 +204,8 @@ fn escape(name: &str) -> Cow<'_, str> {
         end -= 1;
     }
     let name = &name[..end];
-    if !name.chars().any(|c| c == '%' || c.is_control()) {
+    // Controls beyond ASCII begin with this byte.
+    if !name.bytes().any(|b| b == b'%' || b < 0x20 || b == 0x7F || b == 0xC2) {
         return Cow::Borrowed(name);
     }
     let mut escaped = String::with_capacity(3 * name.len());

@@ -143,11 +143,10 @@ impl Store {
             }
             held.remove(&claim.nonce)
         };
-        // One that cannot be looked at any more counts as kept: nobody else can have taken it either.
-        let kept = removed.as_ref().is_some_and(|held| held.is_held().unwrap_or(true));
-        let ours = removed.as_ref().is_some_and(|held| held.file.is_ours());
-        drop(removed);
-        if let Some(waker) = self.waker.as_ref().filter(|_| ours) {
+        let Some(held) = removed.filter(|held| held.file.is_ours()) else { return Released::NotOwner };
+        let kept = !held.file.is_removed();
+        drop(held);
+        if let Some(waker) = &self.waker {
             waker.tell(claim.nonce);
         }
         if kept { Released::Released } else { Released::NotOwner }
@@ -349,7 +348,7 @@ impl Drop for Litter {
 /// Above the last one, and above all that a file which is no more may have had.
 fn next_token(file: &LockFile, now: u64) -> Result<FencingToken, LocalError> {
     let path = || file.path().to_owned();
-    let last = match file.read()? {
+    let last = match file.read_token()? {
         Content::Nothing => return Ok(FencingToken::new(now.max(1))),
         Content::Record(record) => record.token.get(),
         Content::Version(version) => return Err(LocalError::Version { path: path(), version }),
