@@ -39,9 +39,9 @@
 //!
 //! # Cost
 //!
-//! Twelve system calls an acquisition and its release, whichever backend, three of which ask for the process's
-//! number. Files are not synced. A renewal is three. A waiter of the socket backend is one connection, made anew every second. The first acquisition of a
-//! name makes its file.
+//! Twelve system calls an acquisition and its release, whichever backend, three of which ask for the process's number.
+//! Files are not synced. A renewal is three. A waiter of the socket backend is one connection, made anew every second.
+//! The first acquisition of a name makes its file.
 //!
 //! # Failure modes
 //!

@@ -69,7 +69,7 @@ fn readers_never_have_the_same_token() {
                     let (mut tokens, mut held) = (Vec::new(), Vec::new());
                     while tokens.len() < 200 {
                         let request = shared("doc");
-                        if let Some(token) = store.try_acquire_now(&request).and_then(|answer| token(answer)) {
+                        if let Some(token) = store.try_acquire_now(&request).and_then(token) {
                             assert!(tokens.last().is_none_or(|last| *last < token), "tokens fell");
                             tokens.push(token);
                             held.push(request);
