@@ -229,6 +229,8 @@ impl Store {
                 return Ok(false);
             }
             file.write(&free_record(&found))?;
+            // Before anybody gets the new file: from here on the old one has no name, and its holder can tell.
+            drop(kept);
             return Ok(true);
         }
         Err(LocalError::Replaced { path })
