@@ -201,13 +201,16 @@ pub fn with_ending(folder: &Path, ending: &str) -> Vec<PathBuf> {
 /// If it cannot be read.
 #[must_use]
 pub fn is_free(folder: &Path) -> bool {
-    let locks = [with_ending(folder, "lock"), with_ending(folder, "gate"), with_ending(folder, "sock")].concat();
-    let litter = fs::read_dir(folder).expect("a folder").count() - locks.len();
-    let free = |path: &PathBuf| {
-        path.extension().is_some_and(|ending| ending == "sock")
-            || flock(File::open(path).expect("a file"), FlockOperation::NonBlockingLockExclusive).is_ok()
-    };
-    litter == 0 && locks.iter().all(free)
+    let free = |path: &Path| flock(File::open(path).expect("a file"), FlockOperation::NonBlockingLockExclusive).is_ok();
+    // One look: a socket may be removed meanwhile.
+    fs::read_dir(folder).expect("a folder").all(|entry| {
+        let path = entry.expect("an entry").path();
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("lock" | "gate") => free(&path),
+            Some("sock") => true,
+            _ => false,
+        }
+    })
 }
 
 /// Reads a journal of workers, of whom some were killed: nobody entered while another was in, and tokens rose. How often
