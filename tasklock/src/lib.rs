@@ -43,6 +43,10 @@ pub use tasklock_core::*;
 #[doc(hidden)]
 pub use tasklock_core::__private;
 
+#[cfg(feature = "redis")]
+#[doc(inline)]
+pub use tasklock_redis::{RedisConfig, RedisLock, redis};
+
 #[cfg(feature = "macros")]
 pub use tasklock_macros::{LockKey, synchronized};
 
