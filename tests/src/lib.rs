@@ -1,5 +1,6 @@
 //! What the tests of this folder share.
 
+pub mod processes;
 pub mod servers;
 
 use std::{

@@ -46,7 +46,7 @@ fn run(program: &str, package: &str, set_up: impl FnOnce(&mut Command)) {
 }
 
 /// Waits until something is so.
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < PATIENCE, "{what}: not so after {PATIENCE:?}");
