@@ -54,7 +54,9 @@ struct Store(BufStream<TcpStream>);
 
 impl Store {
     async fn open(address: &str) -> Result<Self, Failure> {
-        let mut store = Store(BufStream::new(TcpStream::connect(address).await?));
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        let mut store = Store(BufStream::new(stream));
         store.send(format!("{}\n", std::process::id())).await?;
         Ok(store)
     }

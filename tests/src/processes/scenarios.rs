@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tasklock::Locker;
+use tasklock::{Guard, Locker};
 
 use super::{Store, Worker};
 
@@ -98,9 +98,9 @@ pub async fn a_killed_holder_is_followed_after_its_ttl(scene: Scene<'_>) {
 pub async fn a_killed_first_waiter_delays_nobody_for_long(scene: Scene<'_>) {
     let store = Store::open();
     let lock = tasklock::connect(scene.url).await.unwrap();
-    let (token, [first, second, third]) = queue(scene, &lock, &store, async |first| first).await;
+    let (guard, [first, second, third]) = queue(scene, &lock, &store).await;
     first.kill();
-    the_others_follow(&store, token, &second, &third);
+    the_others_follow(&store, guard, &second, &third).await;
     second.finish();
     third.finish();
     everything_was_given_back(scene.url).await;
@@ -115,13 +115,9 @@ pub async fn a_killed_first_waiter_delays_nobody_for_long(scene: Scene<'_>) {
 pub async fn a_stopped_first_waiter_delays_nobody_for_long(scene: Scene<'_>) {
     let store = Store::open();
     let lock = tasklock::connect(scene.url).await.unwrap();
-    let stop = async |first: Worker| {
-        first.stop();
-        first
-    };
-    let (token, [first, second, third]) = queue(scene, &lock, &store, stop).await;
-    the_others_follow(&store, token, &second, &third);
-    assert!(store.totals().refused == 0, "{:?}", store.totals());
+    let (guard, [first, second, third]) = queue(scene, &lock, &store).await;
+    first.stop();
+    let token = the_others_follow(&store, guard, &second, &third).await;
     first.resume();
     store.next_read(&[first.pid()], token);
     for worker in [first, second, third] {
@@ -133,35 +129,28 @@ pub async fn a_stopped_first_waiter_delays_nobody_for_long(scene: Scene<'_>) {
     everything_was_given_back(scene.url).await;
 }
 
-/// Three processes that wait in order behind the test's own hold, which is given back when something was done to the
-/// first; the token of that hold.
-async fn queue(
-    scene: Scene<'_>,
-    lock: &Locker,
-    store: &Store,
-    what: impl AsyncFnOnce(Worker) -> Worker,
-) -> (u64, [Worker; 3]) {
+/// Three processes that wait, in order, behind a hold of the test's own.
+async fn queue(scene: Scene<'_>, lock: &Locker, store: &Store) -> (Guard, [Worker; 3]) {
     let guard = lock.acquire(KEY).await.unwrap();
     let mut queue = Vec::new();
     for waiting in 1..=3 {
         queue.push(Worker::start(scene.program, scene.url, store, KEY, 1));
         until_waiting(lock, waiting).await;
     }
-    let [first, second, third] = <[Worker; 3]>::try_from(queue).expect("three");
-    let first = what(first).await;
-    let token = guard.fencing_token().get();
-    guard.release().await.unwrap();
-    (token, [first, second, third])
+    (guard, queue.try_into().expect("three"))
 }
 
-fn the_others_follow(store: &Store, token: u64, second: &Worker, third: &Worker) {
-    let since = Instant::now();
+/// After this hold; the token of the last.
+async fn the_others_follow(store: &Store, guard: Guard, second: &Worker, third: &Worker) -> u64 {
+    let (since, token) = (Instant::now(), guard.fencing_token().get());
+    guard.release().await.unwrap();
     let both = [second.pid(), third.pid()];
     let (pid, token) = store.next_read(&both, token);
     assert_eq!(pid, second.pid(), "out of order");
-    let (pid, _) = store.next_read(&both, token);
+    let (pid, token) = store.next_read(&both, token);
     assert_eq!(pid, third.pid(), "out of order");
     assert!(since.elapsed() < SOON, "{:?} after the release", since.elapsed());
+    token
 }
 
 async fn until_waiting(lock: &Locker, count: u64) {

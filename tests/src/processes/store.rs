@@ -169,7 +169,8 @@ impl Store {
     }
 
     /// One task of a process, until it hangs up: first its process id, then requests.
-    fn serve(&self, stream: TcpStream) {
+    fn serve(&self, mut stream: TcpStream) {
+        stream.set_nodelay(true).expect("a setting");
         let mut lines = BufReader::new(stream.try_clone().expect("a second handle")).lines().map_while(Result::ok);
         let Some(pid) = lines.next().and_then(|line| line.parse().ok()) else { return };
         for line in lines {
@@ -180,7 +181,7 @@ impl Store {
                 "write" => self.write(pid, number(1), number(2), number(3)).to_owned(),
                 other => panic!("the store knows no {other}"),
             };
-            if writeln!(&stream, "{answer}").is_err() {
+            if stream.write_all(format!("{answer}\n").as_bytes()).is_err() {
                 return;
             }
         }
