@@ -59,7 +59,15 @@ pub async fn connect(url: impl AsRef<str>) -> Result<Locker, LockError> {
 ///
 /// As [`connect`].
 pub async fn connector(url: impl AsRef<str>) -> Result<LockerBuilder, LockError> {
-    let mut address = Address::parse(url.as_ref())?;
+    connect_over(url.as_ref(), |builder| builder).await
+}
+
+/// The same, over defaults that the address may change.
+pub(crate) async fn connect_over(
+    url: &str,
+    defaults: impl FnOnce(LockerBuilder) -> LockerBuilder,
+) -> Result<LockerBuilder, LockError> {
+    let mut address = Address::parse(url)?;
     let scheme = address.url.scheme().to_owned();
     let registered = schemes().get(&scheme).cloned();
     let common = Common::take(&mut address)?;
@@ -75,7 +83,7 @@ pub async fn connector(url: impl AsRef<str>) -> Result<LockerBuilder, LockError>
     };
     // Before the first connection is made.
     address.nothing_left()?;
-    Ok(common.apply(builder.await?))
+    Ok(common.apply(defaults(builder.await?)))
 }
 
 /// Schemes that belong to backends of this project, and the features that bring them.

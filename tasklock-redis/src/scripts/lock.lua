@@ -3,8 +3,9 @@
 -- KEYS, five a step: owner, fence, queue, leases, names (see layout.rs)
 -- ARGV, four a step: what, member, ttl in ms (0: it never ends), names of the owner
 --
--- Steps of one call were begun at the same time, so their order is free: those that find nobody waiting come first.
--- A step that fails has no effect on the others; its answer is {-1, message}.
+-- Steps on different locks were begun at the same time, so their order is free: those that find nobody waiting come
+-- first. Those on one lock keep theirs. A step that fails does not keep the others from being done; its answer is
+-- {-1, message}.
 
 local CLAIM = 1000             -- a pushed grant lasts so long until it is confirmed
 local LEASE = 30000            -- a waiter that has not asked for so long is gone
@@ -73,16 +74,17 @@ end
 
 local function failed(why) return { -1, type(why) == 'table' and why.err or tostring(why) } end
 
-local answers, rest = {}, {}
+local answers, rest, put_off = {}, {}, {}
 for i = 1, #ARGV / 4 do
   step(i)
-  local done, answer = pcall(fast)
+  local done, answer = true, nil
+  if not put_off[owner] then done, answer = pcall(fast) end
   if not done then
     answers[i] = failed(answer)
   elseif answer then
     answers[i] = answer
   else
-    answers[i] = false
+    answers[i], put_off[owner] = false, true
     rest[#rest + 1] = i
   end
 end
@@ -208,7 +210,8 @@ end
 local function slow()
   if what == 'wait' or what == 'try' then return acquire() end
   if what == 'revoke' then return revoke() end
-  return leave()
+  if what == 'leave' or what == 'withdraw' then return leave() end
+  return fast() -- put off behind another step on the same lock
 end
 
 for _, i in ipairs(rest) do
