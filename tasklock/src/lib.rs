@@ -30,6 +30,8 @@
 //! | feature | what |
 //! |---|---|
 //! | `macros` (default) | `#[synchronized]` and `#[derive(LockKey)]` |
+//! | `redis` | Redis and Valkey: `redis://…` |
+//! | `redis-tls` | the same by TLS: `rediss://…` |
 //! | `axum` | [`LockError`] as a response: 409 or 503 with `Retry-After` |
 //! | `testing` | the conformance suite, fault injection, and `lose`: outside of semver |
 
