@@ -1,6 +1,7 @@
 //! The example `quickstart` on a Redis server, as a reader would run it.
 
 use std::{
+    collections::HashMap,
     env, fs,
     path::{Path, PathBuf},
     process::Command,
@@ -18,7 +19,7 @@ fn quickstart_shows_on_redis_what_it_shows_in_memory() {
     for line in [
         "locks by redis, fencing Strong",
         "first: gives acme back",
-        "rename: `tasklock:teamspace=acme`",
+        "held by quickstart@",
         "operator: breaks the lock of acme: Ok(true)",
         "import: body dropped",
         "under token",
@@ -40,8 +41,10 @@ async fn the_rights_in_the_documents_are_enough() {
     assert_eq!(server.ask::<String>(&words).await, "OK");
     let url = server.url().replace("//", "//locks:secret@");
     let output = Command::new(program()).env("TASKLOCK_URL", url).output().expect("the example runs");
-    let refused: Value = server.ask(&["ACL", "LOG"]).await;
-    assert_eq!(refused, Value::Array(Vec::new()));
+    let mut refused: Vec<HashMap<String, Value>> = server.ask(&["ACL", "LOG"]).await;
+    // The driver tells its name, where the server knows what to do with it, and goes on.
+    refused.retain(|entry| entry.get("object") != Some(&Value::BulkString(b"client|setinfo".to_vec())));
+    assert!(refused.is_empty(), "{refused:?}");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
