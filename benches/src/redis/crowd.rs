@@ -34,7 +34,7 @@ pub(crate) struct Seen {
     /// Acquisitions per task.
     per_task: Vec<usize>,
     elapsed: Duration,
-    /// That of a GET, just before.
+    /// That of a GET, just before, at the same pace.
     pub(crate) round_trip_us: f64,
     /// What the clients sent, per acquisition.
     pub(crate) calls: f64,
@@ -44,7 +44,7 @@ pub(crate) struct Seen {
 
 impl Crowd {
     pub(crate) fn run(self, runtime: &Runtime, kind: Kind, server: &RedisServer) -> Result<Seen, Failure> {
-        let round_trip_us = runtime.block_on(round_trip(server))?;
+        let round_trip_us = runtime.block_on(round_trip(server, self.hold))?;
         let mut children = (0..self.processes).map(|_| self.spawn(kind, server)).collect::<Result<Vec<_>, _>>()?;
         for child in &mut children {
             child.ready()?;
@@ -222,10 +222,12 @@ fn parse(line: &str) -> Result<Vec<Times>, Failure> {
     Ok(numbers.chunks_exact(3).map(|n| Times { asked: n[0], held: n[1], released: n[2] }).collect())
 }
 
-async fn round_trip(server: &RedisServer) -> Result<f64, Failure> {
+/// At the pace of those who hold for so long: a processor that sleeps in between takes its time to wake.
+async fn round_trip(server: &RedisServer, pace: Duration) -> Result<f64, Failure> {
     let peer = Kind::RoundTrip.connect(&server.url()).await?;
-    let mut micros = Vec::with_capacity(1000);
-    for _ in 0..1000 {
+    let mut micros = Vec::with_capacity(200);
+    for _ in 0..200 {
+        tokio::time::sleep(pace).await;
         let started = Instant::now();
         peer.cycle(0, Duration::ZERO).await?;
         micros.push(started.elapsed().as_nanos() as f64 / 1000.0);

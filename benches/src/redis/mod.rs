@@ -21,7 +21,8 @@ use crate::{
 };
 
 const NOTES: &str = "\
-redis-server on loopback, without persistence. A round trip is that of a GET in the same round, by the same crate.
+redis-server on loopback, without persistence. A round trip is that of a GET in the same round, by the same crate, at the
+same pace.
 raw: SET NX PX and a script that compares and deletes; no fencing, no renewal, no queue. With backoff: 1 ms, doubled up to
 128 ms, half of it random. rslock and distributed-lock-redis as their documentation shows; the latter does not wait.
 calls: what a client sent for each acquisition, renewals and connection checks included; whole: with what scripts did.
@@ -46,7 +47,9 @@ pub(crate) fn run(runtime: &Runtime, plan: Plan, wants: impl Fn(&str) -> bool) -
     for hold in [Duration::ZERO, Duration::from_millis(1)] {
         tables.push(hot(runtime, plan, &kinds, &server, hold)?);
     }
-    tables.push(hand_over(runtime, plan, &kinds, &server)?);
+    for hold in [Duration::ZERO, Duration::from_millis(2)] {
+        tables.push(hand_over(runtime, plan, &kinds, &server, hold)?);
+    }
     Ok(Part { tables, notes: NOTES })
 }
 
@@ -163,9 +166,15 @@ fn hot(runtime: &Runtime, plan: Plan, kinds: &[Kind], server: &RedisServer, hold
 }
 
 /// Two processes that pass one key to and fro.
-fn hand_over(runtime: &Runtime, plan: Plan, kinds: &[Kind], server: &RedisServer) -> Result<Table, Failure> {
+fn hand_over(
+    runtime: &Runtime,
+    plan: Plan,
+    kinds: &[Kind],
+    server: &RedisServer,
+    hold: Duration,
+) -> Result<Table, Failure> {
     let kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| kind.waits()).collect();
-    let crowd = Crowd { processes: 2, tasks: 1, hold: Duration::from_millis(2), span: plan.crowd_span };
+    let crowd = Crowd { processes: 2, tasks: 1, hold, span: plan.crowd_span };
     let per_kind = interleave(kinds.len(), plan.crowd_rounds, |at| crowd.run(runtime, kinds[at], server))?;
     let rows = kinds.iter().zip(&per_kind).map(|(kind, rounds)| {
         let over = |figure: fn(&Seen) -> f64| Summary::of(rounds.iter().map(figure)).median;
@@ -178,8 +187,11 @@ fn hand_over(runtime: &Runtime, plan: Plan, kinds: &[Kind], server: &RedisServer
         (kind.name().to_owned(), cells)
     });
     Ok(Table {
-        id: "redis_hand_over".to_owned(),
-        title: "Redis: from a release in one process to the grant in another, 2 processes of one task".to_owned(),
+        id: format!("redis_hand_over_{}_ms", hold.as_millis()),
+        title: format!(
+            "Redis: from a release to the grant in another process, 2 processes of one task, held for {} ms",
+            hold.as_millis()
+        ),
         columns: vec![
             Column::new("µs p50", "us_p50"),
             Column::new("µs p99", "us_p99"),
