@@ -14,7 +14,7 @@ use tasklock::{
 };
 use tokio::time::sleep;
 
-use crate::subject::Failure;
+use crate::subject::{Failure, KEYS};
 
 const TTL: Duration = Duration::from_secs(30);
 
@@ -124,8 +124,8 @@ impl<S: Subject> Peer for Shared<S> {
     }
 
     fn cycle(&self, slot: usize, hold: Duration) -> BoxFuture<'_, Result<Times, Failure>> {
-        static KEYS: LazyLock<Vec<String>> = LazyLock::new(|| (0..64).map(|slot| format!("team:{slot}")).collect());
-        Box::pin(self.0.cycle(&KEYS[slot], hold))
+        static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| (0..KEYS).map(|slot| format!("team:{slot}")).collect());
+        Box::pin(self.0.cycle(&NAMES[slot], hold))
     }
 
     fn share(&self) -> Box<dyn Peer> {
