@@ -1,5 +1,7 @@
 //! What a failure of Redis means to core: whether it passes, and whether the request may have taken effect.
 
+use std::{error::Error, io, sync::Arc};
+
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 use tasklock_core::BackendError;
 
@@ -20,7 +22,7 @@ const PASSING: [&str; 10] = [
 /// A call failed.
 pub(crate) fn failed(error: RedisError) -> BackendError {
     let backend = match error.code() {
-        Some(_) => said(&error.to_string()),
+        Some(code) => said(&answer(code, &error)),
         None if is_refusal(&error) => BackendError::fatal(format!("redis: {error}")),
         None => BackendError::unknown(format!("redis: no answer: {error}")),
     };
@@ -29,11 +31,11 @@ pub(crate) fn failed(error: RedisError) -> BackendError {
 
 /// A connection could not be made; nothing was sent.
 pub(crate) fn unreachable(address: &str, error: RedisError) -> BackendError {
-    let says = error.to_string();
+    let says = error.code().map_or_else(|| error.to_string(), |code| answer(code, &error));
     let wrong_db = "out of range";
     let backend = match error.code() {
         _ if error.kind() == ErrorKind::AuthenticationFailed || error.code().is_some_and(is_login) => {
-            BackendError::fatal(format!("redis at {address} refuses this user or password: {says}"))
+            BackendError::fatal(format!("redis at {address} refuses this user, password or right: {says}"))
         }
         _ if says.contains(wrong_db) => BackendError::fatal(format!("redis at {address} has no such database: {says}")),
         Some(_) => said(&says),
@@ -72,12 +74,57 @@ fn is_login(code: &str) -> bool {
     matches!(code, "WRONGPASS" | "NOAUTH" | "NOPERM")
 }
 
+/// An answer as the server gave it.
+fn answer(code: &str, error: &RedisError) -> String {
+    error.detail().map_or_else(|| code.to_owned(), |detail| format!("{code} {detail}"))
+}
+
 /// What another attempt will not mend: a certificate, a setting, an answer that is no Redis'.
 fn is_refusal(error: &RedisError) -> bool {
-    let io = std::error::Error::source(error).and_then(|e| e.downcast_ref::<std::io::Error>());
-    let tls = io.is_some_and(|e| e.kind() == std::io::ErrorKind::InvalidData);
+    // The crate keeps it behind a pointer of its own.
+    let source = error.source().and_then(|e| e.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+    let io = source.and_then(|e| e.downcast_ref::<io::Error>());
+    let tls = io.is_some_and(|e| e.kind() == io::ErrorKind::InvalidData);
     tls || matches!(
         error.kind(),
         ErrorKind::InvalidClientConfig | ErrorKind::RESP3NotSupported | ErrorKind::AuthenticationFailed
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use tasklock_core::Applied;
+
+    use super::*;
+
+    #[test]
+    fn what_passes_is_told_from_what_does_not() {
+        for passes in [
+            "READONLY You can't write against a read only replica.",
+            "@user_script: 12: -READONLY You can't write against a read only replica.",
+            "LOADING Redis is loading the dataset in memory",
+            "OOM command not allowed when used memory > 'maxmemory'.",
+            "MISCONF Redis is configured to save RDB snapshots",
+            "NOREPLICAS Not enough good replicas to write.",
+            "BUSY Redis is busy running a script.",
+        ] {
+            assert!(said(passes).is_retryable(), "{passes}");
+        }
+        for stays in ["NOPERM no", "WRONGTYPE Operation against a key", "ERR unknown command", "MOVED 7 h:1", "NOAUTH"]
+        {
+            assert!(!said(stays).is_retryable(), "{stays}");
+            assert_eq!(said(stays).applied(), Applied::No);
+        }
+        assert!(said("MOVED 7 h:1").to_string().contains("cluster"));
+    }
+
+    #[test]
+    fn what_was_not_answered_may_have_been_done() {
+        let reset = failed(RedisError::from(io::Error::from(io::ErrorKind::ConnectionReset)));
+        assert!(reset.is_retryable() && reset.applied() == Applied::Unknown);
+        let refused = unreachable("h", RedisError::from(io::Error::from(io::ErrorKind::ConnectionRefused)));
+        assert!(refused.is_retryable() && refused.applied() == Applied::No);
+        let certificate = unreachable("h", RedisError::from(io::Error::from(io::ErrorKind::InvalidData)));
+        assert!(!certificate.is_retryable());
+    }
 }

@@ -202,7 +202,7 @@ async fn rights() {
         let _: Value = server.ask(&words).await;
     }
     let with = |user: &str| server.url().replace("redis://", &format!("redis://{user}:hunter2@"));
-    assert!(!refused(&with("deaf"), "NOPERM").await.is_retryable());
+    assert!(!refused(&with("deaf"), "'subscribe'").await.is_retryable());
     works(&connect(with("mute")).await.unwrap()).await;
 }
 

@@ -16,13 +16,15 @@ local FENCE = 2592000000       -- a fence that nobody raised for 30 days is forg
 local INBOX = 'tasklock:1:inbox:'
 
 local call = redis.call
-local time = call('TIME')
-local us = time[1] * 1000000 + time[2]
-local ms = math.floor(us / 1000)
-local function text(number) return string.format('%.0f', number) end
-local us_text, ms_text = text(us), text(ms)
-
+local us, us_text, ms, ms_text -- the server's time, once somebody needs it: asking and writing it out costs
 local owner, fence, queue, leases, names, what, me, ttl, my_name
+
+local function look_at_clock()
+  local time = call('TIME')
+  local micros = ('000000' .. time[2]):sub(-6)
+  us_text, ms_text = time[1] .. micros, time[1] .. micros:sub(1, 3)
+  us, ms = tonumber(us_text), tonumber(ms_text)
+end
 
 local function step(i)
   local k, a = i * 5, i * 4
@@ -30,17 +32,14 @@ local function step(i)
   what, me, ttl, my_name = ARGV[a - 3], ARGV[a - 2], tonumber(ARGV[a - 1]), ARGV[a]
 end
 
--- Above every token before, and above the clock, which outlives a server that forgets.
-local function mint()
-  local before = tonumber(call('SET', fence, us_text, 'PX', FENCE, 'GET') or 0)
-  if not before or before < us then return us, us_text end
-  local token = text(before + 1)
-  call('SET', fence, token, 'PX', FENCE)
-  return before + 1, token
-end
-
+-- Its token is above every one before, and above the clock, which outlives a server that forgets.
 local function take(member, px, name)
-  local token, token_text = mint()
+  local token, token_text = us, us_text
+  local before = tonumber(call('SET', fence, us_text, 'PX', FENCE, 'GET') or 0)
+  if before and before >= us then
+    token, token_text = before + 1, string.format('%.0f', before + 1)
+    call('SET', fence, token_text, 'PX', FENCE)
+  end
   local record = member .. ' ' .. token_text .. ' ' .. ms_text .. ' ' .. name
   if px > 0 then call('SET', owner, record, 'PX', px) else call('SET', owner, record) end
   return token, token_text
@@ -53,7 +52,10 @@ local function token_of(record) return tonumber(record:match('^%S+ (%d+)')) end
 -- Where nobody waits and nothing was withdrawn there are no leases, and nobody to settle with.
 local function fast()
   if what == 'wait' or what == 'try' then
-    if call('EXISTS', owner, leases) == 0 then return { 1, (take(me, ttl, my_name)), ms } end
+    if call('EXISTS', owner, leases) == 0 then
+      if not us then look_at_clock() end
+      return { 1, (take(me, ttl, my_name)), ms }
+    end
   elseif what == 'leave' then
     local record = call('GET', owner)
     if call('EXISTS', leases) == 0 then
@@ -67,28 +69,37 @@ local function fast()
     if ttl > 0 then call('PEXPIRE', owner, ttl) else call('PERSIST', owner) end
     return { 1, token_of(record) }
   elseif what == 'inspect' then
-    local record = call('GET', owner)
-    return { record or '', call('PTTL', owner), call('ZCARD', queue), ms }
+    if not us then look_at_clock() end
+    return { call('GET', owner) or '', call('PTTL', owner), call('ZCARD', queue), ms }
+  end
+end
+
+local answers, rest, put_off = {}, {}, nil
+local steps, at = #ARGV / 4, 0
+
+-- From the step after the last one tried, to the end or to one that fails.
+local function go_on()
+  while at < steps do
+    at = at + 1
+    step(at)
+    local answer = not (put_off and put_off[owner]) and fast()
+    answers[at] = answer or false
+    if not answer then
+      rest[#rest + 1] = at
+      put_off = put_off or {}
+      put_off[owner] = true
+    end
   end
 end
 
 local function failed(why) return { -1, type(why) == 'table' and why.err or tostring(why) } end
 
-local answers, rest, put_off = {}, {}, {}
-for i = 1, #ARGV / 4 do
-  step(i)
-  local done, answer = true, nil
-  if not put_off[owner] then done, answer = pcall(fast) end
-  if not done then
-    answers[i] = failed(answer)
-  elseif answer then
-    answers[i] = answer
-  else
-    answers[i], put_off[owner] = false, true
-    rest[#rest + 1] = i
-  end
+while at < steps do
+  local done, why = pcall(go_on)
+  if not done then answers[at] = failed(why) end
 end
 if #rest == 0 then return answers end
+if not us then look_at_clock() end
 
 local function drop(member)
   call('ZREM', queue, member)
