@@ -212,7 +212,7 @@ async fn the_format_is_frozen() {
     let since: i64 = parts[2].parse().unwrap();
     assert!((since - token / 1000).abs() < 1000, "the token is the server's time in µs, since in ms");
     assert_eq!(lock.server.ask::<String>(&["GET", &lock.key("fence")]).await, token.to_string());
-    assert_eq!(lock.waiting().await, [waiter.member.clone()]);
+    assert_eq!(lock.waiting().await, [waiter.member.as_str()]);
     let names: String = lock.server.ask(&["HGET", &lock.key("names"), &waiter.member]).await;
     assert_eq!(names, format!("1 host app {}", waiter.nonce()));
     let keys = lock.server.keys().await;
@@ -318,8 +318,8 @@ async fn a_release_grants_to_the_first() {
         if let Some(next) = waiters.get_mut(i + 1) {
             assert_eq!(next.told().await, format!("next {} 1000", next.member));
         }
-        for other in i + 2..3 {
-            waiters[other].told_nothing(&lock).await;
+        for other in waiters.iter_mut().skip(i + 2) {
+            other.told_nothing(&lock).await;
         }
         // Confirmed, it lasts; asked for once more instead, it is the same grant.
         assert_eq!(lock.granted(&waiters[i]).await, token);
@@ -363,7 +363,7 @@ async fn a_dead_head_is_passed_over() {
     lock.expire().await;
     lock.granted(&second).await;
     assert!(lock.ttl().await > 10_000);
-    assert_eq!(lock.waiting().await, [dead.member.clone()], "it keeps its place, should it come back");
+    assert_eq!(lock.waiting().await, [dead.member.as_str()], "it keeps its place, should it come back");
     let lease = lock.lease(&dead.member).await.unwrap();
     assert_eq!(lock.busy(&dead).await, 0);
     assert!(lock.lease(&dead.member).await.unwrap() > lease + 20_000.0, "it has come back");
@@ -399,7 +399,7 @@ async fn asking_keeps_the_place() {
         let _: Value = lock.server.ask(&["ZADD", &lock.key("leases"), "99", &peer.member]).await;
     }
     lock.busy(&loud).await;
-    assert_eq!(lock.waiting().await, [loud.member.clone()]);
+    assert_eq!(lock.waiting().await, [loud.member.as_str()]);
     assert_eq!(lock.lease(&silent.member).await, None);
     assert!(lock.lease(&loud.member).await.unwrap() > 1e12);
     assert_eq!(lock.server.ask::<i64>(&["HLEN", &lock.key("names")]).await, 1);
@@ -502,7 +502,7 @@ async fn steps_of_one_call_do_not_touch_each_other() {
     };
     assert_eq!([0, 1, 2, 3].map(first), [1, 0, 1, 0].map(Value::Int), "{answers:?}");
     assert_eq!(first(4), Value::BulkString(Vec::new()), "left by one, and two is gone");
-    assert_eq!(lock.waiting().await, [two.member.clone()]);
+    assert_eq!(lock.waiting().await, [two.member.as_str()]);
 }
 
 /// Breaking a lock is on condition of whom one saw, lets the next in, and its token is higher.
