@@ -48,9 +48,10 @@ impl Cell {
         Self { text, value }
     }
 
-    /// Where the second decimal matters.
+    /// Where the second decimal matters. Nothing, if what it is compared with was not asked for.
     pub(crate) fn ratio(value: f64) -> Self {
-        Self { text: format!("{value:.2}"), value }
+        let text = if value.is_finite() { format!("{value:.2}") } else { "-".to_owned() };
+        Self { text, value }
     }
 }
 
@@ -131,8 +132,14 @@ mod tests {
     }
 
     #[test]
+    fn json_has_no_numbers_that_are_none() {
+        assert_eq!((number(0.5).as_str(), number(f64::NAN).as_str()), ("0.500", "null"));
+    }
+
+    #[test]
     fn cells_are_short() {
         assert_eq!(Cell::of(42.25).text, "42.2");
+        assert_eq!((Cell::ratio(1.049).text.as_str(), Cell::ratio(f64::NAN).text.as_str()), ("1.05", "-"));
         assert_eq!(Cell::of(181.4).text, "181");
         assert_eq!(Cell::of(412_345.0).text, "412k");
     }
