@@ -17,6 +17,9 @@ use url::Url;
 /// |---|---|---|
 /// | `memory:` | one of its own, in this process | |
 /// | `memory:name` | the one of this name, shared in this process | |
+/// | `redis://user:password@host:6379/0`, `valkey://…` | a Redis or Valkey server | `redis` |
+/// | `rediss://…`, `valkeys://…` | the same, by TLS | `redis-tls` |
+/// | `redis+unix:///path`, `unix:///path` | the same, on this machine | `redis` |
 /// | your own | see [`register_scheme`] | |
 ///
 /// All take the parameters `prefix`, `ttl` (`30s`, `500ms`, `2m`, or `never`) and `wait` (the same, `0s` for a single
@@ -56,7 +59,15 @@ pub async fn connect(url: impl AsRef<str>) -> Result<Locker, LockError> {
 ///
 /// As [`connect`].
 pub async fn connector(url: impl AsRef<str>) -> Result<LockerBuilder, LockError> {
-    let mut address = Address::parse(url.as_ref())?;
+    connect_over(url.as_ref(), |builder| builder).await
+}
+
+/// The same, over defaults that the address may change.
+pub(crate) async fn connect_over(
+    url: &str,
+    defaults: impl FnOnce(LockerBuilder) -> LockerBuilder,
+) -> Result<LockerBuilder, LockError> {
+    let mut address = Address::parse(url)?;
     let scheme = address.url.scheme().to_owned();
     let registered = schemes().get(&scheme).cloned();
     let common = Common::take(&mut address)?;
@@ -65,18 +76,25 @@ pub async fn connector(url: impl AsRef<str>) -> Result<LockerBuilder, LockError>
             let builder = memory(&address);
             Box::pin(async { builder })
         }
+        #[cfg(feature = "redis")]
+        ("redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix", _) => redis(&mut address)?,
         (_, Some(make)) => make(&mut address),
         _ => return Err(unknown_scheme(&address, &scheme)),
     };
     // Before the first connection is made.
     address.nothing_left()?;
-    Ok(common.apply(builder.await?))
+    Ok(common.apply(defaults(builder.await?)))
 }
 
 /// Schemes that belong to backends of this project, and the features that bring them.
-const FEATURES: [(&str, &str); 8] = [
+const FEATURES: [(&str, &str); 13] = [
     ("redis", "redis"),
-    ("rediss", "redis"),
+    ("rediss", "redis-tls"),
+    ("valkey", "redis"),
+    ("valkeys", "redis-tls"),
+    ("redis+unix", "redis"),
+    ("valkey+unix", "redis"),
+    ("unix", "redis"),
     ("dynamodb", "dynamodb"),
     ("file", "local"),
     ("socket", "local"),
@@ -93,6 +111,18 @@ fn memory(address: &Address) -> Result<LockerBuilder, LockError> {
         "" => Locker::builder(MemoryLock::new()),
         name => Locker::builder(MemoryLock::named(name)),
     })
+}
+
+/// Which parameters there are depends on the scheme: the backend says.
+#[cfg(feature = "redis")]
+fn redis(address: &mut Address) -> Result<Connecting, LockError> {
+    let mut config = tasklock_redis::RedisConfig::from_parsed(&address.url)?;
+    for name in config.parameters() {
+        if let Some(value) = address.take(name) {
+            config = config.parameter(name, &value)?;
+        }
+    }
+    Ok(Box::pin(async { Ok(Locker::builder(config.connect().await?)) }))
 }
 
 fn unknown_scheme(address: &Address, scheme: &str) -> LockError {

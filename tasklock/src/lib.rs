@@ -30,6 +30,8 @@
 //! | feature | what |
 //! |---|---|
 //! | `macros` (default) | `#[synchronized]` and `#[derive(LockKey)]` |
+//! | `redis` | Redis and Valkey: `redis://…` |
+//! | `redis-tls` | the same by TLS: `rediss://…` |
 //! | `axum` | [`LockError`] as a response: 409 or 503 with `Retry-After` |
 //! | `testing` | the conformance suite, fault injection, and `lose`: outside of semver |
 
@@ -42,6 +44,10 @@ pub use tasklock_core::*;
 
 #[doc(hidden)]
 pub use tasklock_core::__private;
+
+#[cfg(feature = "redis")]
+#[doc(inline)]
+pub use tasklock_redis::{RedisConfig, RedisLock, redis};
 
 #[cfg(feature = "macros")]
 pub use tasklock_macros::{LockKey, synchronized};
