@@ -17,6 +17,7 @@ use url::Url;
 /// |---|---|---|
 /// | `memory:` | one of its own, in this process | |
 /// | `memory:name` | the one of this name, shared in this process | |
+/// | `dynamodb://table?region=…&endpoint=…` | a DynamoDB table; credentials come from where the AWS SDK looks | `dynamodb` |
 /// | your own | see [`register_scheme`] | |
 ///
 /// All take the parameters `prefix`, `ttl` (`30s`, `500ms`, `2m`, or `never`) and `wait` (the same, `0s` for a single
@@ -65,6 +66,8 @@ pub async fn connector(url: impl AsRef<str>) -> Result<LockerBuilder, LockError>
             let builder = memory(&address);
             Box::pin(async { builder })
         }
+        #[cfg(feature = "dynamodb")]
+        ("dynamodb", _) => dynamodb(&mut address)?,
         (_, Some(make)) => make(&mut address),
         _ => return Err(unknown_scheme(&address, &scheme)),
     };
@@ -93,6 +96,26 @@ fn memory(address: &Address) -> Result<LockerBuilder, LockError> {
         "" => Locker::builder(MemoryLock::new()),
         name => Locker::builder(MemoryLock::named(name)),
     })
+}
+
+#[cfg(feature = "dynamodb")]
+fn dynamodb(address: &mut Address) -> Result<Connecting, InvalidUrl> {
+    let (region, endpoint) = (address.take("region"), address.take("endpoint"));
+    let url = address.url();
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(address.wrong("credentials are not part of it: they come from where the AWS SDK looks"));
+    }
+    let (Some(table), None, "" | "/") = (url.host_str(), url.port(), url.path()) else {
+        return Err(address.wrong("write `dynamodb://table?region=…`"));
+    };
+    let mut builder = tasklock_dynamo::DynamoLock::builder(table);
+    if let Some(region) = region {
+        builder = builder.region(region);
+    }
+    if let Some(endpoint) = endpoint {
+        builder = builder.endpoint(endpoint);
+    }
+    Ok(Box::pin(builder.connect()))
 }
 
 fn unknown_scheme(address: &Address, scheme: &str) -> LockError {
