@@ -210,8 +210,18 @@ impl DynamoLock {
         }
         Ok(match self.write(&claim.key, Change::release(claim.nonce), ReturnValue::None).await? {
             Written::Done(_) => Released::Released,
+            Written::Refused(item) if self.inner.repeats && self.is_as_left(claim, item.as_ref())? => {
+                Released::Released
+            }
             Written::Refused(_) => Released::NotOwner,
         })
+    }
+
+    /// Whether a lock is free and nobody has had it since this claim: of a release that the client sent twice, the first
+    /// did it.
+    fn is_as_left(&self, claim: &Claim, item: Option<&Item>) -> Result<bool, DynamoError> {
+        let record = self.record(&claim.key, item)?;
+        Ok(record.held.is_none() && claim.token.is_some_and(|token| token == record.first_token(1)))
     }
 
     async fn write(&self, key: &Key, change: Change, tell: ReturnValue) -> Result<Written, DynamoError> {
