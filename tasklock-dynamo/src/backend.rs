@@ -201,9 +201,7 @@ impl DynamoLock {
     async fn give_back(&self, claim: &Claim) -> Result<Released, DynamoError> {
         if claim.unsettled {
             // First this: from then on no attempt of this nonce can get it.
-            let marked = self.write(&claim.key, Change::withdraw(claim.nonce), ReturnValue::AllNew).await?;
-            let (Written::Done(item) | Written::Refused(item)) = marked;
-            let held = self.record(&claim.key, item.as_ref())?.held;
+            let held = self.withdraw(claim).await?.held;
             if held.is_none_or(|held| held.beat.own != claim.nonce) {
                 return Ok(Released::NotOwner);
             }
@@ -215,6 +213,21 @@ impl DynamoLock {
             }
             Written::Refused(_) => Released::NotOwner,
         })
+    }
+
+    /// Sees to it that this nonce gets nothing any more; what the item says then.
+    async fn withdraw(&self, claim: &Claim) -> Result<Record, DynamoError> {
+        for change in [Change::withdraw_first(claim.nonce), Change::withdraw_next(claim.nonce)] {
+            let written = self.write(&claim.key, change, ReturnValue::AllNew).await?;
+            let (Written::Done(item) | Written::Refused(item)) = &written;
+            // An item of another format is left alone.
+            let record = self.record(&claim.key, item.as_ref())?;
+            if let Written::Done(_) = written {
+                return Ok(record);
+            }
+        }
+        // A period has begun in between.
+        Err(DynamoError::Conflict { action: "UpdateItem" })
     }
 
     /// Whether a lock is free and nobody has had it since this claim: of a release that the client sent twice, the first

@@ -61,8 +61,8 @@ pub enum DynamoError {
         /// What DynamoDB calls it.
         code: String,
     },
-    /// A transaction of somebody else touches the same item.
-    #[error("{action} met a transaction on the same lock")]
+    /// Somebody else changes the same item.
+    #[error("{action} met another change of the same lock")]
     Conflict {
         /// The operation.
         action: &'static str,

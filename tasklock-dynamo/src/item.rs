@@ -18,14 +18,15 @@ pub(crate) const PURGE: &str = "purge_at";
 /// How long after its last use an item is rubbish. Clocks of clients may be wrong by nearly as much: the table must not
 /// take an item in use for rubbish, and a token that begins anew by the clock must be above those before.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Longer than a signed request is accepted, clocks set wrong included. A withdrawal is remembered for one to three.
+/// Longer than a signed request is accepted, clocks set wrong included. A withdrawal is remembered for one period at
+/// least, and forgotten by the second withdrawal of a later one.
 const PERIOD: Duration = Duration::from_secs(15 * 60);
-/// Withdrawn nonces, by period: `gone` and the number of the period, modulo three.
-const GONE: [&str; 3] = ["gone0", "gone1", "gone2"];
+/// Withdrawn nonces: those of the period `gone_at`, and those before.
+const GONE: [&str; 2] = ["gone", "gone_before"];
 /// A holder's details take no more than this, so that a write stays within one unit.
 const DETAIL: usize = 80;
 
-const NOT_GONE: &str = "NOT contains(gone0, :me) AND NOT contains(gone1, :me) AND NOT contains(gone2, :me)";
+const NOT_GONE: &str = "NOT contains(gone, :me) AND NOT contains(gone_before, :me)";
 const KNOWN: &str = "(attribute_not_exists(fmt) OR fmt = :fmt)";
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
@@ -103,17 +104,23 @@ impl Change {
         Change { update, condition: "own = :me".to_owned(), values }
     }
 
-    /// Remembers that this nonce takes nothing any more, and forgets those whose requests nobody accepts by now.
-    pub(crate) fn withdraw(nonce: Nonce) -> Self {
-        let period = wall_micros() / u64::try_from(PERIOD.as_micros()).unwrap_or(u64::MAX);
-        let slot = |n: u64| GONE[usize::try_from(n % 3).unwrap_or(0)];
-        let nonces = AttributeValue::Ss(vec![nonce.to_string()]);
-        let values = values([(":gone", nonces), (":fmt", number(FORMAT)), (":purge", purge_at())]);
-        // What was remembered in the period before is kept, what was in the one before that is not.
-        let (now, before_last) = (slot(period), slot(period + 1));
-        let update =
-            format!("SET fmt = :fmt, {PURGE} = if_not_exists({PURGE}, :purge) ADD {now} :gone REMOVE {before_last}");
-        Change { update, condition: KNOWN.to_owned(), values }
+    /// Remembers that this nonce takes nothing any more: the first withdrawal of a period lets go of those that nobody
+    /// accepts by now, and is refused if it is not the first.
+    pub(crate) fn withdraw_first(nonce: Nonce) -> Self {
+        let mut values = withdrawal(nonce);
+        values.insert(":nobody".to_owned(), AttributeValue::Ss(vec!["nobody".to_owned()]));
+        let update = format!(
+            "SET gone_before = if_not_exists(gone, :nobody), gone = :gone, gone_at = :period, fmt = :fmt, \
+             {PURGE} = if_not_exists({PURGE}, :purge)"
+        );
+        let condition = format!("(attribute_not_exists(gone_at) OR gone_at < :period) AND {KNOWN}");
+        Change { update, condition, values }
+    }
+
+    /// The same for the others of the period.
+    pub(crate) fn withdraw_next(nonce: Nonce) -> Self {
+        let update = format!("SET fmt = :fmt, {PURGE} = if_not_exists({PURGE}, :purge) ADD gone :gone");
+        Change { update, condition: format!("gone_at >= :period AND {KNOWN}"), values: withdrawal(nonce) }
     }
 
     /// Ends a hold, only that of `seen` if given.
@@ -191,6 +198,16 @@ fn lasting(lease: Option<Duration>, values: &mut Item) -> String {
         }
         None => format!(" REMOVE ld, {PURGE}"),
     }
+}
+
+fn withdrawal(nonce: Nonce) -> Item {
+    let period = wall_micros() / u64::try_from(PERIOD.as_micros()).unwrap_or(u64::MAX);
+    values([
+        (":gone", AttributeValue::Ss(vec![nonce.to_string()])),
+        (":period", number(period)),
+        (":fmt", number(FORMAT)),
+        (":purge", purge_at()),
+    ])
 }
 
 /// When an item that is not used any more is rubbish, in seconds of the epoch.

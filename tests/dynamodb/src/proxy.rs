@@ -23,8 +23,10 @@ pub enum Kind {
     Release,
     /// Forbids a nonce.
     Withdraw,
-    /// Looks at one.
+    /// Looks at one, consistently.
     Read,
+    /// Looks whether the table is there.
+    Check,
     /// Takes several.
     Many,
     /// Anything else.
@@ -299,9 +301,10 @@ fn kind_of(request: &str) -> Kind {
     let has = |part: &str| request.contains(part);
     match () {
         () if has("DynamoDB_20120810.TransactWriteItems") => Kind::Many,
-        () if has("DynamoDB_20120810.GetItem") => Kind::Read,
+        () if has("DynamoDB_20120810.GetItem") && has(r#""ConsistentRead":true"#) => Kind::Read,
+        () if has("DynamoDB_20120810.GetItem") => Kind::Check,
         () if !has("DynamoDB_20120810.UpdateItem") => Kind::Other,
-        () if has("ADD gone") => Kind::Withdraw,
+        () if has("gone_at") => Kind::Withdraw,
         () if has("SET own = :me") => Kind::Acquire,
         () if has("SET hb = hb + :one") => Kind::Renew,
         () if has("REMOVE own") => Kind::Release,

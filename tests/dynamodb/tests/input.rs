@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use tasklock::{
     AsyncLock, BackendError, Claim, Intent, LockError, Mode, Nonce, connect,
     dynamodb::{DynamoError, DynamoLock},
+    wall_micros,
 };
 use tasklock_tests_dynamodb::{Emulator, Fault, Kind, REGION, TABLE, request};
 
@@ -98,7 +99,7 @@ async fn rights_credentials_and_clocks() {
         ("UnrecognizedClientException", "no credentials that AWS accepts"),
         ("ExpiredTokenException", "no credentials that AWS accepts"),
     ] {
-        emulator.proxy().next(Kind::Read, Fault::Answer(400, code));
+        emulator.proxy().next(Kind::Check, Fault::Answer(400, code));
         let error = store.check().await.unwrap_err();
         assert!(error.to_string().contains(told), "{error}");
     }
@@ -133,7 +134,9 @@ fn held() -> Value {
     json!({
         "pk": {"S": "job"}, "fmt": {"N": "1"}, "own": {"S": Nonce::from_u128(7).to_string()}, "hb": {"N": "3"},
         "ld": {"N": "30000"}, "tok": {"N": "41"}, "purge_at": {"N": "4000000000"},
-        "holder": {"M": {"name": {"S": "w"}, "host": {"S": "h"}, "pid": {"N": "9"}, "app": {"S": "a"}, "since": {"N": "1700000000"}}},
+        "holder": {"M": {
+            "name": {"S": "w"}, "host": {"S": "h"}, "pid": {"N": "9"}, "app": {"S": "a"}, "since": {"N": "1700000000"},
+        }},
     })
 }
 
@@ -250,10 +253,48 @@ async fn the_format_is_frozen() {
     ] {
         assert_eq!(item[name], value, "{name}");
     }
-    let gone: Vec<_> = item.as_object().unwrap().iter().filter(|(name, _)| name.starts_with("gone")).collect();
-    assert_eq!(gone.len(), 1);
-    assert!(["gone0", "gone1", "gone2"].contains(&gone[0].0.as_str()));
-    assert_eq!(*gone[0].1, json!({"SS": [Nonce::from_u128(7).to_string()]}));
+    assert_eq!(item["gone"], json!({"SS": [Nonce::from_u128(7).to_string()]}));
+}
+
+/// Withdrawals are remembered for a quarter of an hour at least, and not for ever.
+#[tokio::test(start_paused = true)]
+async fn withdrawals_make_room_for_others() {
+    let emulator = Emulator::start().await;
+    let store = emulator.direct();
+    let [before, last, now, again] = [(); 4].map(|()| request("job", TTL));
+    let mut item = held();
+    item.as_object_mut().unwrap().remove("own");
+    item["gone"] = json!({"SS": [last.nonce.to_string()]});
+    item["gone_before"] = json!({"SS": [before.nonce.to_string()]});
+    item["gone_at"] = json!({"N": "7"});
+    emulator.put(&item);
+    for withdrawn in [&last, &before] {
+        let error = store.try_acquire(withdrawn).await.unwrap_err();
+        assert!(matches!(cause(&error), DynamoError::Withdrawn), "{error}");
+    }
+    let all = |name: &str| {
+        serde_json::to_value(&emulator.item("job").unwrap()[name]).unwrap()["SS"].as_array().unwrap().len()
+    };
+    for withdrawn in [&now, &again, &again] {
+        let mut claim = Claim::of(withdrawn);
+        claim.unsettled = true;
+        assert_eq!(store.release(&claim).await.unwrap(), tasklock::Released::NotOwner);
+    }
+    assert_eq!((all("gone") + all("gone_before")), 3, "two of now, and the last");
+    for withdrawn in [&last, &now, &again] {
+        let error = store.try_acquire(withdrawn).await.unwrap_err();
+        assert!(matches!(cause(&error), DynamoError::Withdrawn), "{error}");
+    }
+    store.try_acquire(&before).await.unwrap();
+    assert_eq!(emulator.held(), 1, "what was withdrawn two periods ago is forgotten");
+    let ahead = wall_micros() / 1_000_000;
+    let mut item = serde_json::to_value(emulator.item("job").unwrap()).unwrap();
+    item["gone_at"] = json!({"N": ahead.to_string()});
+    emulator.put(&item);
+    let mut claim = Claim::of(&request("job", TTL));
+    claim.unsettled = true;
+    store.release(&claim).await.unwrap();
+    assert_eq!((all("gone"), all("gone_before")), (3, 1), "joined to what a clock ahead of ours began");
 }
 
 /// Long names of owners do not make a write cost more, nor fail.

@@ -200,8 +200,8 @@ async fn wall_clocks_two_hours_off() {
         let then = (wall_micros() / 1_000_000).checked_add_signed(hours * 3600).unwrap();
         let minted = then * 1_000_000;
         emulator.put(&json!({
-            "pk": {"S": name}, "fmt": {"N": "1"}, "own": {"S": Nonce::fresh().to_string()}, "hb": {"N": "7"}, "ld": {"N": "10000"},
-            "tok": {"N": minted.to_string()}, "purge_at": {"N": (then + 30 * 86_400).to_string()},
+            "pk": {"S": name}, "fmt": {"N": "1"}, "own": {"S": Nonce::fresh().to_string()}, "hb": {"N": "7"},
+            "ld": {"N": "10000"}, "tok": {"N": minted.to_string()}, "purge_at": {"N": (then + 30 * 86_400).to_string()},
             "holder": {"M": {"name": {"S": "elsewhere"}, "since": {"N": then.to_string()}}},
         }));
         let Ok(Attempt::Busy(busy)) = store.try_acquire(&request(name, LEASE)).await else { panic!("it is held") };
