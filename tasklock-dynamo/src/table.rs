@@ -14,6 +14,8 @@ use crate::{DynamoError, DynamoLock, item};
 
 /// The pause between two looks at a table that is being made.
 const PAUSE: Duration = Duration::from_millis(500);
+/// A table that was just asked for may not be seen at once: so many looks are given it.
+const UNSEEN: u32 = 20;
 
 impl DynamoLock {
     /// Makes the table if it is not there: billed by request, with a time to live for items that nobody has used for 30
@@ -103,19 +105,20 @@ impl DynamoLock {
 
     async fn until_there(&self) -> Result<(), DynamoError> {
         let (client, table) = (&self.inner.client, &self.inner.table);
-        loop {
+        for look in 1_u32.. {
             let told = client.describe_table().table_name(table).send().await;
-            let told = told.map_err(|error| DynamoError::of("DescribeTable", table, &error))?.table;
-            if let Some(told) = told {
-                if !is_for_locks(&told) {
-                    return Err(DynamoError::KeySchema { table: table.clone() });
-                }
-                if told.table_status == Some(TableStatus::Active) {
-                    return Ok(());
-                }
+            match told.map_err(|error| DynamoError::of("DescribeTable", table, &error)) {
+                Ok(told) => match told.table {
+                    Some(told) if !is_for_locks(&told) => return Err(DynamoError::KeySchema { table: table.clone() }),
+                    Some(told) if told.table_status == Some(TableStatus::Active) => break,
+                    _ => {}
+                },
+                Err(DynamoError::NoTable { .. }) if look < UNSEEN => {}
+                Err(error) => return Err(error),
             }
             tokio::time::sleep(PAUSE).await;
         }
+        Ok(())
     }
 
     async fn let_rubbish_go(&self) -> Result<(), DynamoError> {

@@ -29,6 +29,8 @@ pub enum Kind {
     Check,
     /// Takes several.
     Many,
+    /// Looks at the table.
+    Describe,
     /// Anything else.
     Other,
 }
@@ -303,6 +305,7 @@ fn kind_of(request: &str) -> Kind {
         () if has("DynamoDB_20120810.TransactWriteItems") => Kind::Many,
         () if has("DynamoDB_20120810.GetItem") && has(r#""ConsistentRead":true"#) => Kind::Read,
         () if has("DynamoDB_20120810.GetItem") => Kind::Check,
+        () if has("DynamoDB_20120810.DescribeTable") => Kind::Describe,
         () if !has("DynamoDB_20120810.UpdateItem") => Kind::Other,
         () if has("gone_at") => Kind::Withdraw,
         () if has("SET own = :me") => Kind::Acquire,

@@ -110,6 +110,8 @@ async fn rights_credentials_and_clocks() {
 async fn a_table_is_made() {
     let emulator = Emulator::empty();
     let stores = [emulator.store(), emulator.store()];
+    // What was just asked for is not always seen at once.
+    emulator.proxy().next(Kind::Describe, Fault::Answer(400, "ResourceNotFoundException"));
     let (first, second) = tokio::join!(
         stores[0].create_table([("team", "billing"), ("stage", "test")]),
         stores[1].create_table([("team", "other")]),
