@@ -1,4 +1,4 @@
-//! The one suite, over HTTP, without a socket on paused time, and behind a wrapper that makes it slow or repetitive.
+//! The one suite without a socket, on paused time, and behind a wrapper that makes it slow or repetitive.
 
 use std::time::Duration;
 
@@ -18,13 +18,6 @@ async fn on_paused_time() {
 async fn with_a_client_each() {
     let emulator = Emulator::start().await;
     conformance::run_all(async || emulator.direct()).await;
-    assert_eq!(emulator.held(), 0, "the suite left a holder");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn over_http() {
-    let emulator = Emulator::start().await;
-    conformance::run_all(async || emulator.store()).await;
     assert_eq!(emulator.held(), 0, "the suite left a holder");
 }
 

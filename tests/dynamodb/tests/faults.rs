@@ -300,7 +300,7 @@ async fn a_renewal_that_arrives_after_a_take_over_changes_nothing() {
 async fn one_renewal_that_hangs_does_not_cost_the_others() {
     let emulator = Emulator::start().await;
     let store = emulator.store_with(RetryConfig::disabled(), Duration::from_secs(30));
-    let requests: Vec<_> = (0..20).map(|n| request(&format!("job:{n}"), Duration::from_secs(4))).collect();
+    let requests: Vec<_> = (0..20).map(|n| request(&format!("job:{n}"), Duration::from_secs(8))).collect();
     for request in &requests {
         store.try_acquire(request).await.unwrap();
     }
@@ -317,7 +317,7 @@ async fn one_renewal_that_hangs_does_not_cost_the_others() {
     // Through a locker: that lease alone is lost.
     let seen = Seen::default();
     let store = emulator.store_with(RetryConfig::disabled(), Duration::from_secs(30));
-    let lock = Locker::builder(store).observer(seen.clone()).ttl(Duration::from_secs(2)).build().unwrap();
+    let lock = Locker::builder(store).observer(seen.clone()).ttl(Duration::from_secs(4)).build().unwrap();
     let guards = [lock.acquire("a").await.unwrap(), lock.acquire("b").await.unwrap(), lock.acquire("c").await.unwrap()];
     emulator.proxy().always(Kind::Renew, "tasklock:b", Fault::HoldRequest(Gate::default()));
     assert_eq!(guards[1].lost().await, LossReason::Unreachable);

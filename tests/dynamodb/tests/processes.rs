@@ -77,7 +77,7 @@ fn quiet(emulator: &Emulator) -> Locker {
 #[tokio::test]
 async fn a_killed_holder_is_followed_by_the_next() {
     let emulator = Emulator::start().await;
-    let mut holder = Process::start(&emulator, "1s", &["job"]);
+    let mut holder = Process::start(&emulator, "3s", &["job"]);
     let first = holder.held().await;
     let waiter = tokio::spawn({
         let lock = quiet(&emulator);
@@ -103,7 +103,7 @@ async fn a_killed_holder_is_followed_by_the_next() {
 async fn a_holder_that_was_stopped_changes_nothing_when_it_wakes() {
     let emulator = Emulator::start().await;
     let fence = Fence::new();
-    let mut holder = Process::start(&emulator, "1s", &["job"]);
+    let mut holder = Process::start(&emulator, "3s", &["job"]);
     let old = holder.held().await;
     fence.admit(old).unwrap();
     // Its renewal is on its way when it stops.
