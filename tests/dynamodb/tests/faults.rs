@@ -9,7 +9,7 @@ use tasklock::{
     testing::until_quiet,
 };
 use tasklock_tests::Seen;
-use tasklock_tests_dynamodb::{Emulator, Fault, Gate, Kind, request};
+use tasklock_tests_dynamodb::{Emulator, Fault, Gate, Kind, in_time, request, until};
 
 const TTL: Duration = Duration::from_secs(30);
 
@@ -61,9 +61,7 @@ async fn a_poll_survives_each() {
         let guard = here.acquire("job").await.unwrap();
         emulator.proxy().next(Kind::Read, fault.clone());
         let waiter = tokio::spawn(async move { there.acquire("job").await.map(|guard| guard.fencing_token()) });
-        while emulator.proxy().count(Kind::Read) < 3 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until(|| emulator.proxy().count(Kind::Read) >= 3).await;
         let token = guard.fencing_token();
         guard.release().await.unwrap();
         assert!(waiter.await.unwrap().unwrap_or_else(|e| panic!("{fault:?}: {e}")) > token, "{fault:?}");
@@ -211,7 +209,7 @@ async fn an_attempt_that_arrives_after_its_withdrawal_takes_nothing() {
     // There is room for all of them.
     for gate in &gates {
         gate.open();
-        gate.carried_out().await;
+        in_time(gate.carried_out()).await;
     }
     assert_eq!(emulator.held(), 0, "a withdrawn attempt took the lock");
     let error = store.try_acquire(&late[0]).await.unwrap_err();
@@ -231,13 +229,13 @@ async fn a_dropped_acquisition_whose_attempt_is_late() {
         let lock = lock.clone();
         async move { lock.acquire("job").await.map(drop) }
     });
-    gate.arrived().await;
+    in_time(gate.arrived()).await;
     waiter.abort();
     assert!(waiter.await.unwrap_err().is_cancelled());
     until_quiet(&lock).await;
     assert_eq!(emulator.proxy().count(Kind::Withdraw), 1);
     gate.open();
-    gate.carried_out().await;
+    in_time(gate.carried_out()).await;
     assert_eq!(emulator.held(), 0);
 }
 
@@ -252,10 +250,10 @@ async fn an_orphan_lasts_one_lease() {
     dying.try_acquire(&request("tasklock:job", lease)).await.unwrap_err();
     drop(dying);
     gate.open();
-    gate.carried_out().await;
+    in_time(gate.carried_out()).await;
     assert_eq!(emulator.held(), 1, "it is taken");
     let lock = Locker::new(emulator.store()).unwrap();
-    let guard = lock.acquire("job").await.unwrap();
+    let guard = in_time(lock.acquire("job")).await.unwrap();
     // It looked once at the start, and took it when its lease had passed; not before, and not by a second lease.
     assert!(guard.is_held());
     guard.release().await.unwrap();
@@ -276,14 +274,17 @@ async fn a_renewal_that_arrives_after_a_take_over_changes_nothing() {
         let old = old.clone();
         async move { old.renew(&[claim]).await }
     });
-    gate.arrived().await;
-    let taken = loop {
-        let next = request("job", TTL);
-        if let Ok(Attempt::Granted(grant)) = new.try_acquire(&next).await {
-            break (next, grant);
+    in_time(gate.arrived()).await;
+    let taken = in_time(async {
+        loop {
+            let next = request("job", TTL);
+            if let Ok(Attempt::Granted(_)) = new.try_acquire(&next).await {
+                break next;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    })
+    .await;
     let item = emulator.item("job").unwrap();
     gate.open();
     let outcome = renewal.await.unwrap();
@@ -292,7 +293,7 @@ async fn a_renewal_that_arrives_after_a_take_over_changes_nothing() {
     // So does its release.
     assert_eq!(old.release(&Claim::of(&holder)).await.unwrap(), Released::NotOwner);
     assert_eq!(emulator.item("job").unwrap(), item);
-    assert_eq!(new.release(&Claim::of(&taken.0)).await.unwrap(), Released::Released);
+    assert_eq!(new.release(&Claim::of(&taken)).await.unwrap(), Released::Released);
 }
 
 /// One item that hangs is told as not answered in time for the others of its batch to be believed.
@@ -320,12 +321,10 @@ async fn one_renewal_that_hangs_does_not_cost_the_others() {
     let lock = Locker::builder(store).observer(seen.clone()).ttl(Duration::from_secs(4)).build().unwrap();
     let guards = [lock.acquire("a").await.unwrap(), lock.acquire("b").await.unwrap(), lock.acquire("c").await.unwrap()];
     emulator.proxy().always(Kind::Renew, "tasklock:b", Fault::HoldRequest(Gate::default()));
-    assert_eq!(guards[1].lost().await, LossReason::Unreachable);
+    assert_eq!(in_time(guards[1].lost()).await, LossReason::Unreachable);
     let renewed = |key: &str| seen.count(&format!("renewed {key} true"));
     let before = (renewed("a"), renewed("c"));
-    while renewed("a") < before.0 + 3 || renewed("c") < before.1 + 3 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| renewed("a") >= before.0 + 3 && renewed("c") >= before.1 + 3).await;
     assert!(guards[0].is_held() && guards[2].is_held());
 }
 
@@ -356,7 +355,7 @@ async fn a_deleted_item_is_a_loss() {
     let lock = builder.build().unwrap();
     let guard = lock.acquire("job").await.unwrap();
     emulator.delete("tasklock:job");
-    assert_eq!(guard.lost().await, LossReason::Stolen);
+    assert_eq!(in_time(guard.lost()).await, LossReason::Stolen);
     let next = lock.acquire("job").await.unwrap();
     assert!(next.fencing_token() > guard.fencing_token());
 }

@@ -4,15 +4,11 @@ use std::{process::Stdio, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tasklock::{Fence, FencingToken, Locker, Renew};
-use tasklock_tests_dynamodb::{Emulator, Fault, Gate, Kind, REGION, TABLE};
+use tasklock_tests_dynamodb::{Emulator, Fault, Gate, Kind, REGION, TABLE, in_time, until};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
-    time::timeout,
 };
-
-/// Longer than anything here takes; reaching it is a failure.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Process {
     child: Child,
@@ -31,7 +27,7 @@ impl Process {
     }
 
     async fn line(&mut self) -> String {
-        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("a line in time");
+        let line = in_time(self.lines.next_line()).await;
         line.unwrap().expect("a line before the end")
     }
 
@@ -85,17 +81,11 @@ async fn a_killed_holder_is_followed_by_the_next() {
     });
     // The waiter has seen it alive, renewed, and does not have the lock.
     let renewed = emulator.proxy().count(Kind::Renew) + 3;
-    timeout(PATIENCE, async {
-        while emulator.proxy().count(Kind::Renew) < renewed {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .expect("it renews");
+    until(|| emulator.proxy().count(Kind::Renew) >= renewed).await;
     assert!(!waiter.is_finished(), "taken from a holder that renews");
     holder.signal(Signal::KILL);
-    assert!(!timeout(PATIENCE, holder.child.wait()).await.unwrap().unwrap().success());
-    let next = timeout(PATIENCE, waiter).await.expect("the lock in time").unwrap().unwrap();
+    assert!(!in_time(holder.child.wait()).await.unwrap().success());
+    let next = in_time(waiter).await.unwrap().unwrap();
     assert!(next > first);
 }
 
@@ -109,14 +99,14 @@ async fn a_holder_that_was_stopped_changes_nothing_when_it_wakes() {
     // Its renewal is on its way when it stops.
     let gate = Gate::default();
     emulator.proxy().next(Kind::Renew, Fault::HoldRequest(gate.clone()));
-    timeout(PATIENCE, gate.arrived()).await.expect("a renewal");
+    in_time(gate.arrived()).await;
     holder.signal(Signal::STOP);
     let lock = quiet(&emulator);
-    let guard = timeout(PATIENCE, lock.acquire("job")).await.expect("the lock in time").unwrap();
+    let guard = in_time(lock.acquire("job")).await.unwrap();
     fence.admit(guard.fencing_token()).unwrap();
     let item = emulator.item("tasklock:job").unwrap();
     gate.open();
-    timeout(PATIENCE, gate.carried_out()).await.expect("the renewal arrives");
+    in_time(gate.carried_out()).await;
     assert_eq!(emulator.item("tasklock:job").unwrap(), item, "the renewal changed the item");
     // It wakes up, knows that it has lost, and what it still writes is refused.
     holder.signal(Signal::CONT);
@@ -126,7 +116,7 @@ async fn a_holder_that_was_stopped_changes_nothing_when_it_wakes() {
     assert!(fence.admit(old).is_err(), "the store took a late write");
     holder.tell("release").await;
     assert_eq!(holder.line().await, "released AlreadyLost");
-    assert!(timeout(PATIENCE, holder.child.wait()).await.unwrap().unwrap().success());
+    assert!(in_time(holder.child.wait()).await.unwrap().success());
     assert_eq!(emulator.item("tasklock:job").unwrap(), item, "the old holder's release changed the item");
     assert!(guard.is_held());
     guard.release().await.unwrap();
@@ -153,7 +143,7 @@ async fn without_credentials_or_region_it_says_so() {
     let emulator = Emulator::start().await;
     let run = async |url: &str, command: &mut Command| {
         let output = command.args([url, "job"]).output();
-        let output = timeout(PATIENCE, output).await.expect("it ends").unwrap();
+        let output = in_time(output).await.unwrap();
         assert!(!output.status.success());
         String::from_utf8(output.stdout).unwrap()
     };
@@ -178,7 +168,7 @@ async fn quickstart() {
     let emulator = Emulator::start().await;
     let mut command = Command::new(env!("CARGO_BIN_EXE_quickstart"));
     with_credentials(&mut command).env("TASKLOCK_URL", url(&emulator, "30s")).kill_on_drop(true);
-    let output = timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
+    let output = in_time(command.output()).await.unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
     for line in ["locks by dynamodb, fencing Strong", "Done; 0 locks were still held", "refused"] {

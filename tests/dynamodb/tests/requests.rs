@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tasklock::{AsyncLock, Claim, Intent, LockError, Locker, Renew, Ttl, testing::until_quiet};
 use tasklock_tests::Seen;
-use tasklock_tests_dynamodb::{Emulator, Kind, request};
+use tasklock_tests_dynamodb::{Emulator, Kind, request, until};
 
 #[tokio::test]
 async fn a_cycle_is_two_writes_and_no_read() {
@@ -68,9 +68,7 @@ async fn a_renewal_is_one_write() {
     let builder = Locker::builder(emulator.store()).observer(seen.clone()).ttl(Duration::from_secs(3));
     let lock = builder.renew(Renew::Every(Duration::from_millis(100))).build().unwrap();
     let guards = [lock.acquire("a").await.unwrap(), lock.acquire("b").await.unwrap()];
-    while seen.count("renewed") < 20 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    until(|| seen.count("renewed") >= 20).await;
     drop(guards);
     until_quiet(&lock).await;
     // One of each lock may have been under way when its guard was dropped, and is not told any more.

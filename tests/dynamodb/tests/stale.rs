@@ -7,7 +7,7 @@ use tasklock::{
     Administer, AsyncLock, Attempt, Claim, Clock, Intent, Locker, LossReason, Nonce, Released, Renew, Renewed, Request,
     Ttl, dynamodb::DynamoLock, wall_micros,
 };
-use tasklock_tests_dynamodb::{Emulator, request};
+use tasklock_tests_dynamodb::{Emulator, in_time, request};
 use tokio::time::advance;
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -225,7 +225,7 @@ async fn waiters_behind_a_dead_holder() {
     for _ in 0..10 {
         let lock = Locker::new(emulator.direct()).unwrap();
         waiters.spawn(async move {
-            let guard = lock.acquire("job").await.unwrap();
+            let guard = in_time(lock.acquire("job")).await.unwrap();
             let token = guard.fencing_token();
             guard.release().await.unwrap();
             token
@@ -248,6 +248,6 @@ async fn the_one_taken_over_is_told() {
     let there = Locker::new(emulator.direct()).unwrap();
     assert!(there.break_lock("job").await.unwrap());
     let next = there.acquire("job").await.unwrap();
-    assert_eq!(guard.lost().await, LossReason::Stolen);
+    assert_eq!(in_time(guard.lost()).await, LossReason::Stolen);
     assert!(next.is_held() && next.fencing_token() > guard.fencing_token());
 }
