@@ -177,6 +177,10 @@ async fn a_grant_told_late_is_dated_early() {
 async fn a_lock_without_an_end_stays() {
     let emulator = Emulator::start().await;
     let (holder, store) = (emulator.direct(), emulator.direct());
+    let before = request("job", LEASE);
+    granted(&holder, &before).await;
+    holder.release(&Claim::of(&before)).await.unwrap();
+    assert!(emulator.item("job").unwrap().contains_key("purge_at"));
     let mut held = request("job", LEASE);
     held.ttl = Ttl::Never;
     let first = granted(&holder, &held).await;
