@@ -5,7 +5,9 @@ use std::{
     pin::Pin,
 };
 
-use crate::{Attempt, BackendError, Capabilities, Claim, Event, Key, Nonce, Released, Renewed, Request, State, Wake};
+use crate::{
+    Attempt, BackendError, Capabilities, Claim, Event, Key, Nonce, Released, Renewed, Request, State, Together, Wake,
+};
 
 /// A boxed, sendable future: what the object-safe [`Powers`] return.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -103,6 +105,8 @@ pub trait AsyncLock: Send + Sync + 'static {
 pub struct Powers<'a> {
     /// Breaking locks.
     pub administer: Option<&'a dyn Administer>,
+    /// Several locks, all or none.
+    pub many: Option<&'a dyn Many>,
 }
 
 impl<'a> Powers<'a> {
@@ -112,11 +116,19 @@ impl<'a> Powers<'a> {
         self.administer = Some(power);
         self
     }
+
+    /// With the power to take several locks, all or none.
+    #[must_use]
+    pub fn with_many(mut self, power: &'a dyn Many) -> Self {
+        self.many = Some(power);
+        self
+    }
 }
 
 impl std::fmt::Debug for Powers<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Powers").field("administer", &self.administer.is_some()).finish()
+        let (administer, many) = (self.administer.is_some(), self.many.is_some());
+        f.debug_struct("Powers").field("administer", &administer).field("many", &many).finish()
     }
 }
 
@@ -125,4 +137,15 @@ pub trait Administer: Send + Sync {
     /// Ends the hold on `key`, only that of `seen` if given, and lets the next waiter in; whether there was one.
     /// The token of the next grant is still higher.
     fn revoke<'a>(&'a self, key: &'a Key, seen: Option<Nonce>) -> BoxFuture<'a, StepResult<bool>>;
+}
+
+/// The power to take several locks in one step, or none of them.
+pub trait Many: Send + Sync {
+    /// How many locks one step can take.
+    fn most(&self) -> usize;
+
+    /// Takes all of these locks or none. Each request has a key of its own and a nonce of its own; the same requests
+    /// asking again get the same grants. What was granted is renewed and released lock by lock, as any other; so is
+    /// what was given up before it was answered.
+    fn try_acquire_all<'a>(&'a self, requests: &'a [Request]) -> BoxFuture<'a, StepResult<Together>>;
 }

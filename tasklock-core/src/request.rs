@@ -186,6 +186,15 @@ pub enum Attempt {
     Busy(Busy),
 }
 
+/// The answer to an attempt on several locks.
+#[derive(Clone, Debug)]
+pub enum Together {
+    /// All are yours; one grant for each request, in order.
+    Granted(Vec<Grant>),
+    /// None is: these, by their place among the requests, are somebody else's.
+    Busy(Vec<(usize, Busy)>),
+}
+
 /// The answer to a wait.
 #[derive(Clone, Debug)]
 pub enum Wake {

@@ -20,6 +20,7 @@ use url::Url;
 /// | `redis://user:password@host:6379/0`, `valkey://…` | a Redis or Valkey server | `redis` |
 /// | `rediss://…`, `valkeys://…` | the same, by TLS | `redis-tls` |
 /// | `redis+unix:///path`, `unix:///path` | the same, on this machine | `redis` |
+/// | `dynamodb://table?region=…&endpoint=…` | a DynamoDB table; credentials come from where the AWS SDK looks | `dynamodb` |
 /// | your own | see [`register_scheme`] | |
 ///
 /// All take the parameters `prefix`, `ttl` (`30s`, `500ms`, `2m`, or `never`) and `wait` (the same, `0s` for a single
@@ -78,6 +79,8 @@ pub(crate) async fn connect_over(
         }
         #[cfg(feature = "redis")]
         ("redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix", _) => redis(&mut address)?,
+        #[cfg(feature = "dynamodb")]
+        ("dynamodb", _) => dynamodb(&mut address)?,
         (_, Some(make)) => make(&mut address),
         _ => return Err(unknown_scheme(&address, &scheme)),
     };
@@ -123,6 +126,26 @@ fn redis(address: &mut Address) -> Result<Connecting, LockError> {
         }
     }
     Ok(Box::pin(async { Ok(Locker::builder(config.connect().await?)) }))
+}
+
+#[cfg(feature = "dynamodb")]
+fn dynamodb(address: &mut Address) -> Result<Connecting, InvalidUrl> {
+    let (region, endpoint) = (address.take("region"), address.take("endpoint"));
+    let url = address.url();
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(address.wrong("credentials are not part of it: they come from where the AWS SDK looks"));
+    }
+    let (Some(table), None, "" | "/") = (url.host_str(), url.port(), url.path()) else {
+        return Err(address.wrong("write `dynamodb://table?region=…`"));
+    };
+    let mut builder = tasklock_dynamo::DynamoLock::builder(table);
+    if let Some(region) = region {
+        builder = builder.region(region);
+    }
+    if let Some(endpoint) = endpoint {
+        builder = builder.endpoint(endpoint);
+    }
+    Ok(Box::pin(builder.connect()))
 }
 
 fn unknown_scheme(address: &Address, scheme: &str) -> LockError {

@@ -32,6 +32,7 @@
 //! | `macros` (default) | `#[synchronized]` and `#[derive(LockKey)]` |
 //! | `redis` | Redis and Valkey: `redis://…` |
 //! | `redis-tls` | the same by TLS: `rediss://…` |
+//! | `dynamodb` | DynamoDB: `dynamodb://…`, or the module of this name |
 //! | `axum` | [`LockError`] as a response: 409 or 503 with `Retry-After` |
 //! | `testing` | the conformance suite, fault injection, and `lose`: outside of semver |
 
@@ -48,6 +49,8 @@ pub use tasklock_core::__private;
 #[cfg(feature = "redis")]
 #[doc(inline)]
 pub use tasklock_redis::{RedisConfig, RedisLock, redis};
+#[cfg(feature = "dynamodb")]
+pub use tasklock_dynamo as dynamodb;
 
 #[cfg(feature = "macros")]
 pub use tasklock_macros::{LockKey, synchronized};

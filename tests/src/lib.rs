@@ -1,6 +1,6 @@
 //! What the tests of this folder share.
 
-pub mod cancel;
+pub mod cancellation;
 pub mod processes;
 pub mod servers;
 

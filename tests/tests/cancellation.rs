@@ -8,7 +8,7 @@ use tasklock::{
 };
 use tasklock_tests::{
     Polled,
-    cancel::{FAULTS, Scene, drop_everywhere},
+    cancellation::{FAULTS, Scene, drop_everywhere},
     other,
 };
 
@@ -17,10 +17,8 @@ async fn drop_everywhere_in_memory(locker: impl Fn(MemoryLock) -> (Locker, Fault
     let last = RefCell::new(MemoryLock::new());
     let make = async || {
         let store = MemoryLock::new();
-        let (lock, faults) = locker(store.clone());
-        let other = other(&store);
-        last.replace(store);
-        Scene { lock, faults, other }
+        last.replace(store.clone());
+        Scene::new(locker(store.clone()), other(&store))
     };
     let is_empty = async |_: &Scene, _| {
         // Time is paused: what was to come has come.

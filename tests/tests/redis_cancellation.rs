@@ -5,7 +5,7 @@ use tasklock::{
     testing::{Call, Fault, Faulty, Op},
 };
 use tasklock_tests::{
-    cancel::{Scene, drop_everywhere},
+    cancellation::{Scene, drop_everywhere},
     eventually,
     servers::RedisServer,
 };
@@ -19,10 +19,10 @@ async fn drop_everywhere_in_redis(on: Op) {
     let make = async || {
         let (backend_here, faults) = Faulty::new(backend(&server).await);
         let (lock, other) = (Locker::new(backend_here).unwrap(), Locker::new(backend(&server).await).unwrap());
-        Scene { lock, faults, other }
+        Scene::new((lock, faults), other)
     };
     let is_empty = async |scene: &Scene, fault| {
-        let Scene { lock, faults, other } = scene;
+        let Scene { lock, faults, other, key } = scene;
         let sent = |calls: &[Call]| calls.iter().filter(|call| call.op != Op::Wait).count();
         if matches!(fault, Some(Fault::Straggle(_))) {
             eventually("what was sent late has been sent", async || sent(&faults.reached()) >= sent(&faults.calls()))
@@ -32,7 +32,7 @@ async fn drop_everywhere_in_redis(on: Op) {
         for _ in 0..3 {
             lock.ping().await.unwrap();
         }
-        let state = other.inspect("job").await.unwrap();
+        let state = other.inspect(key).await.unwrap();
         state.is_free() && state.waiters == Some(0)
     };
     drop_everywhere(make, is_empty, on).await;

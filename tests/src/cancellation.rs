@@ -19,7 +19,7 @@ pub const FAULTS: [Option<Fault>; 7] = [
     Some(Fault::Straggle(Duration::from_millis(20))),
 ];
 
-/// A locker whose calls go wrong on demand, and another on the same store.
+/// A locker whose calls go wrong on demand, another on the same store, and a lock that nobody else uses.
 #[derive(Debug)]
 pub struct Scene {
     /// The one whose acquisitions are dropped.
@@ -28,6 +28,16 @@ pub struct Scene {
     pub faults: Faults,
     /// The one that holds the lock meanwhile.
     pub other: Locker,
+    /// The lock.
+    pub key: String,
+}
+
+impl Scene {
+    /// A locker that goes wrong, the other one, and a lock called "job".
+    #[must_use]
+    pub fn new((lock, faults): (Locker, Faults), other: Locker) -> Self {
+        Scene { lock, faults, other, key: "job".to_owned() }
+    }
 }
 
 /// Drops an acquisition after each number of polls, on a key that is free, held, or released meanwhile. `is_empty` waits
@@ -45,10 +55,10 @@ pub async fn drop_everywhere(
         for released_after in [0, 1, 2, 5, usize::MAX] {
             for polls in 0.. {
                 let scene = make().await;
-                let Scene { lock, faults, other: blocker } = &scene;
+                let Scene { lock, faults, other: blocker, key } = &scene;
                 let mut held = None;
                 if released_after > 0 {
-                    held = Some(blocker.acquire("job").await.expect("a free key"));
+                    held = Some(blocker.acquire(key).await.expect("a free key"));
                 }
                 if let Some(fault) = fault {
                     faults.next(on, fault);
@@ -56,7 +66,7 @@ pub async fn drop_everywhere(
                     faults.next(on, fault);
                 }
                 let finished = {
-                    let mut acquisition = pin!(lock.acquire("job"));
+                    let mut acquisition = pin!(lock.acquire(key));
                     let early = poll_times(acquisition.as_mut(), polls.min(released_after)).await;
                     if polls > released_after {
                         held = None;
@@ -72,7 +82,7 @@ pub async fn drop_everywhere(
                 until_quiet(lock).await;
                 until_quiet(blocker).await;
                 let at = format!("{fault:?} on {on:?}, released after {released_after}, dropped after {polls}");
-                assert!(is_empty(&scene, fault).await, "{at}: {:?}", blocker.inspect("job").await);
+                assert!(is_empty(&scene, fault).await, "{at}: {:?}", blocker.inspect(key).await);
                 assert_eq!(lock.stats(), Stats::default(), "{at}");
                 if done || (released_after == usize::MAX && polls > 12) {
                     break;
