@@ -15,16 +15,29 @@ use crate::{
     memory::uncontended,
     ours::Text,
     peers::texts,
-    report::Table,
+    report::Part,
     subject::{Entrant, Failure, KEYS, Subject, entrant},
 };
 
+const NOTES: &str = "\
+tasklock writes down who holds and a token that outlives it, and checks that the file is still the lock; the peers do not.";
+
+pub(crate) fn run(runtime: &Runtime, plan: Plan, wants: impl Fn(&str) -> bool) -> Result<Part, Failure> {
+    let folder = Folder::new()?;
+    let mut entrants = all(runtime, &folder)?;
+    entrants.retain(|entrant| wants(entrant.name()));
+    // A cycle is some ten times as long as in memory.
+    let plan = Plan { cycles: plan.cycles / 16, ..plan };
+    let title = format!("lock + unlock between processes, {KEYS} files, nobody waiting, 1 thread");
+    Ok(Part { tables: vec![uncontended(&entrants, plan, 1, "files_1", title)?], notes: NOTES })
+}
+
 /// A folder for the run.
 #[derive(Debug)]
-pub(crate) struct Folder(PathBuf);
+struct Folder(PathBuf);
 
 impl Folder {
-    pub(crate) fn new() -> Result<Self, Failure> {
+    fn new() -> Result<Self, Failure> {
         let path = std::env::temp_dir().join(format!("tasklock-bench-{}", std::process::id()));
         std::fs::create_dir(&path)?;
         Ok(Folder(path))
@@ -38,7 +51,7 @@ impl Drop for Folder {
 }
 
 /// Lockers live on the runtime they are made in.
-pub(crate) fn all(runtime: &Runtime, folder: &Folder) -> Result<Vec<Box<dyn Entrant>>, Failure> {
+fn all(runtime: &Runtime, folder: &Folder) -> Result<Vec<Box<dyn Entrant>>, Failure> {
     let _within = runtime.enter();
     let config = |name: &str| LocalConfig::new().directory(folder.0.join(name));
     let files = Locker::new(FileLock::open(&config("file"))?)?;
@@ -51,13 +64,6 @@ pub(crate) fn all(runtime: &Runtime, folder: &Folder) -> Result<Vec<Box<dyn Entr
         entrant("tasklock, file:", Text { locker: files, keys: texts() }),
         entrant("tasklock, socket:", Text { locker: sockets, keys: texts() }),
     ])
-}
-
-pub(crate) fn run(entrants: &[Box<dyn Entrant>], plan: Plan) -> Result<Table, Failure> {
-    // A cycle is some ten times as long as in memory.
-    let plan = Plan { cycles: plan.cycles / 16, ..plan };
-    let title = format!("lock + unlock between processes, {KEYS} files, nobody waiting, 1 thread");
-    uncontended(entrants, plan, 1, "files_1", title)
 }
 
 struct Opened(Vec<PathBuf>);

@@ -1,4 +1,4 @@
-//! Peers side by side, in one process and one run.
+//! Peers side by side, in one run.
 //!
 //! `cargo xtask bench` builds this in the bench profile and runs it. Every round runs every subject once, in an
 //! order that rotates, so that whatever else the machine does meets all of them alike. Figures are medians over the
@@ -8,19 +8,21 @@ mod local;
 mod memory;
 mod ours;
 mod peers;
+mod redis;
 mod report;
 mod stats;
 mod subject;
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::subject::{Entrant, Failure};
+use crate::subject::Failure;
 
 const USAGE: &str = "\
-usage: tasklock-benches [--quick] [--rounds N] [--only TEXT] [--json PATH]
+usage: tasklock-benches [--quick] [--rounds N] [--part NAME] [--only TEXT] [--json PATH]
 
   --quick       few short rounds: does it run, not what it measures
   --rounds N    rounds per table
+  --part NAME   only this part: memory, local, redis
   --only TEXT   only subjects whose name contains TEXT (may be repeated)
   --json PATH   also write the figures to PATH";
 
@@ -32,17 +34,48 @@ struct Plan {
     cycles: usize,
     /// How long a round contends for the hot key.
     hot: Duration,
+    redis_rounds: usize,
+    redis_cycles: usize,
+    /// How long a round works on distinct keys.
+    redis_span: Duration,
+    crowd_rounds: usize,
+    /// How long a round of several processes takes.
+    crowd_span: Duration,
 }
 
 impl Plan {
-    const FULL: Self = Self { rounds: 21, cycles: 65_536, hot: Duration::from_millis(200) };
-    const QUICK: Self = Self { rounds: 3, cycles: 4_096, hot: Duration::from_millis(20) };
+    const FULL: Self = Self {
+        rounds: 21,
+        cycles: 65_536,
+        hot: Duration::from_millis(200),
+        redis_rounds: 11,
+        redis_cycles: 2_000,
+        redis_span: Duration::from_millis(500),
+        crowd_rounds: 5,
+        crowd_span: Duration::from_secs(2),
+    };
+    const QUICK: Self = Self {
+        rounds: 3,
+        cycles: 4_096,
+        hot: Duration::from_millis(20),
+        redis_rounds: 3,
+        redis_cycles: 200,
+        redis_span: Duration::from_millis(50),
+        crowd_rounds: 1,
+        crowd_span: Duration::from_millis(300),
+    };
+
+    fn with_rounds(self, rounds: usize) -> Self {
+        let rounds = rounds.max(1);
+        Self { rounds, redis_rounds: rounds, crowd_rounds: rounds, ..self }
+    }
 }
 
 /// What the command line asked for.
 #[derive(Debug)]
 struct Arguments {
     plan: Plan,
+    part: Option<String>,
     only: Vec<String>,
     json: Option<PathBuf>,
 }
@@ -50,63 +83,75 @@ struct Arguments {
 impl Arguments {
     /// `None` when only the usage was asked for.
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
-        let mut parsed = Self { plan: Plan::FULL, only: Vec::new(), json: None };
+        let mut parsed = Self { plan: Plan::FULL, part: None, only: Vec::new(), json: None };
         let mut rounds = None;
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
             match word.as_str() {
                 "--quick" => parsed.plan = Plan::QUICK,
                 "--rounds" => rounds = Some(value()?.parse().map_err(|e| format!("--rounds: {e}"))?),
+                "--part" => parsed.part = Some(value()?),
                 "--only" => parsed.only.push(value()?),
                 "--json" => parsed.json = Some(value()?.into()),
                 "--help" | "-h" => return Ok(None),
                 _ => return Err(format!("unknown argument {word}\n{USAGE}")),
             }
         }
-        parsed.plan.rounds = rounds.unwrap_or(parsed.plan.rounds).max(1);
+        if let Some(rounds) = rounds {
+            parsed.plan = parsed.plan.with_rounds(rounds);
+        }
         Ok(Some(parsed))
     }
 
-    fn wants(&self, entrant: &dyn Entrant) -> bool {
-        self.only.is_empty() || self.only.iter().any(|text| entrant.name().contains(text.as_str()))
+    fn has(&self, part: &str) -> bool {
+        self.part.as_deref().is_none_or(|only| only == part)
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|text| name.contains(text.as_str()))
     }
 }
 
 fn main() -> Result<(), Failure> {
-    let Some(arguments) = Arguments::parse(std::env::args().skip(1))? else {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    // Two workers, as many as the two-thread table has threads: all figures come from the same shape of machine.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    if let [first, rest @ ..] = words.as_slice()
+        && first == "--child"
+    {
+        return redis::child(&runtime, rest);
+    }
+    let Some(arguments) = Arguments::parse(words.into_iter())? else {
         println!("{USAGE}");
         return Ok(());
     };
-    // Two workers, as many as the two-thread table has threads: all figures come from the same shape of machine.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
 
-    let mut entrants = peers::all();
-    {
-        let _within = runtime.enter();
-        entrants.extend(ours::all()?);
+    let mut parts = Vec::new();
+    if arguments.has("memory") {
+        let mut entrants = peers::all();
+        {
+            let _within = runtime.enter();
+            entrants.extend(ours::all()?);
+        }
+        entrants.retain(|entrant| arguments.wants(entrant.name()));
+        parts.push(memory::run(&runtime, &entrants, arguments.plan)?);
     }
-    let folder = local::Folder::new()?;
-    let mut files = local::all(&runtime, &folder)?;
-    for entrants in [&mut entrants, &mut files] {
-        entrants.retain(|entrant| arguments.wants(entrant.as_ref()));
+    if arguments.has("local") {
+        parts.push(local::run(&runtime, arguments.plan, |name| arguments.wants(name))?);
     }
-    if entrants.is_empty() && files.is_empty() {
-        return Err("no subject has such a name".into());
+    if arguments.has("redis") {
+        parts.push(redis::run(&runtime, arguments.plan, |name| arguments.wants(name))?);
+    }
+    if parts.iter().flat_map(|part| &part.tables).all(|table| table.rows.is_empty()) {
+        return Err("no part or subject has such a name".into());
     }
 
-    let mut tables = Vec::new();
-    if !entrants.is_empty() {
-        tables = memory::run(&runtime, &entrants, arguments.plan)?;
-    }
-    if !files.is_empty() {
-        tables.push(local::run(&files, arguments.plan)?);
-    }
-    print!("{}", report::text(arguments.plan, &tables));
+    print!("{}", report::text(arguments.plan, &parts));
     if let Some(path) = &arguments.json {
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        std::fs::write(path, report::json(arguments.plan, &tables))?;
+        std::fs::write(path, report::json(arguments.plan, &parts))?;
         println!("\nwritten to {}", path.display());
     }
     Ok(())

@@ -1,23 +1,28 @@
 //! The tables measured within one process.
 
-use std::{io::IsTerminal, time::Instant};
-
 use tokio::runtime::Runtime;
 
 use crate::{
     Plan,
-    report::{Cell, Column, Table},
-    stats::{Summary, quantile},
+    report::{Cell, Column, Part, Table},
+    stats::{Summary, interleave, quantile},
     subject::{Contended, Entrant, Failure, KEYS, TASKS},
 };
 
-pub(crate) fn run(runtime: &Runtime, entrants: &[Box<dyn Entrant>], plan: Plan) -> Result<Vec<Table>, Failure> {
+const NOTES: &str = "\
+Keys: the peers take theirs by value, so a String is cloned, and allocated, per call; u64 and Arc<str> spare them that.
+tasklock's guards are 'static and carry a fencing token, a deadline, its renewal and the news of a loss; the peers' do not.
+The floor, a tokio Mutex found by index, has no keys to look up and none to forget.
+Medians over interleaved rounds; max is the worst wait of any round. Compare within one run only.";
+
+pub(crate) fn run(runtime: &Runtime, entrants: &[Box<dyn Entrant>], plan: Plan) -> Result<Part, Failure> {
     let alone = |threads: usize, walk: &str| {
         let title = format!("lock + unlock, {KEYS} keys, nobody waiting, {walk}");
         uncontended(entrants, plan, threads, &format!("uncontended_{threads}"), title)
     };
-    let (one, two) = (alone(1, "1 thread")?, alone(2, "2 threads that share no key")?);
-    Ok(vec![one, two, contended(runtime, entrants, plan)?])
+    let tables =
+        vec![alone(1, "1 thread")?, alone(2, "2 threads that share no key")?, contended(runtime, entrants, plan)?];
+    Ok(Part { tables, notes: NOTES })
 }
 
 pub(crate) fn uncontended(
@@ -27,7 +32,7 @@ pub(crate) fn uncontended(
     id: &str,
     title: String,
 ) -> Result<Table, Failure> {
-    let per_entrant = interleave(entrants, plan.rounds, |entrant| entrant.uncontended(threads, plan.cycles))?;
+    let per_entrant = interleave(entrants.len(), plan.rounds, |at| entrants[at].uncontended(threads, plan.cycles))?;
     let rows = entrants.iter().zip(per_entrant).map(|(entrant, rounds)| {
         let ns = Summary::of(rounds);
         (entrant.name().to_owned(), vec![Cell::of(ns.median), Cell::of(ns.p10), Cell::of(ns.p90)])
@@ -46,7 +51,7 @@ pub(crate) fn uncontended(
 
 fn contended(runtime: &Runtime, entrants: &[Box<dyn Entrant>], plan: Plan) -> Result<Table, Failure> {
     let per_entrant =
-        interleave(entrants, plan.rounds, |entrant| Ok(Hot::from(&entrant.contended(runtime, plan.hot)?)))?;
+        interleave(entrants.len(), plan.rounds, |at| Ok(Hot::from(&entrants[at].contended(runtime, plan.hot)?)))?;
     let rows = entrants.iter().zip(per_entrant).map(|(entrant, mut rounds)| {
         let over = |figure: fn(&Hot) -> f64| Summary::of(rounds.iter().map(figure));
         let (rate, p50, p99) = (over(|h| h.rate), over(|h| h.p50_us), over(|h| h.p99_us));
@@ -106,30 +111,4 @@ impl From<&Contended> for Hot {
             most: seen.per_task.iter().copied().max().unwrap_or_default(),
         }
     }
-}
-
-/// Runs every entrant once per round, starting with another one each time, after a round that is thrown away.
-fn interleave<T>(
-    entrants: &[Box<dyn Entrant>],
-    rounds: usize,
-    measure: impl Fn(&dyn Entrant) -> Result<T, Failure>,
-) -> Result<Vec<Vec<T>>, Failure> {
-    let (started, watched) = (Instant::now(), std::io::stderr().is_terminal());
-    let mut seen: Vec<Vec<T>> = entrants.iter().map(|_| Vec::with_capacity(rounds)).collect();
-    for entrant in entrants {
-        measure(entrant.as_ref())?;
-    }
-    for round in 0..rounds {
-        for step in 0..entrants.len() {
-            let at = (round + step) % entrants.len();
-            seen[at].push(measure(entrants[at].as_ref())?);
-        }
-        if watched {
-            eprint!("\rround {} of {rounds}, {:.0} s ", round + 1, started.elapsed().as_secs_f64());
-        }
-    }
-    if watched {
-        eprint!("\r{:40}\r", "");
-    }
-    Ok(seen)
 }

@@ -4,12 +4,12 @@ use std::fmt::Write as _;
 
 use crate::Plan;
 
-const NOTES: &str = "\
-Keys: the peers take theirs by value, so a String is cloned, and allocated, per call; u64 and Arc<str> spare them that.
-tasklock's guards are 'static and carry a fencing token, a deadline, its renewal and the news of a loss; the peers' do not.
-Between processes, tasklock writes down who holds and a token that outlives it, and checks that the file is still the lock.
-The floor, a tokio Mutex found by index, has no keys to look up and none to forget.
-Medians over interleaved rounds; max is the worst wait of any round. Compare within one run only.";
+/// Tables that belong together, and what is to be known to read them.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) tables: Vec<Table>,
+    pub(crate) notes: &'static str,
+}
 
 /// What one workload measured.
 #[derive(Debug)]
@@ -47,43 +47,46 @@ impl Cell {
         };
         Self { text, value }
     }
+
+    /// Where the second decimal matters. Nothing, if what it is compared with was not asked for.
+    pub(crate) fn ratio(value: f64) -> Self {
+        let text = if value.is_finite() { format!("{value:.2}") } else { "-".to_owned() };
+        Self { text, value }
+    }
 }
 
-pub(crate) fn text(plan: Plan, tables: &[Table]) -> String {
-    let names = tables.iter().flat_map(|t| &t.rows).map(|(name, _)| name.len()).max().unwrap_or_default();
+pub(crate) fn text(plan: Plan, parts: &[Part]) -> String {
     let mut out = String::new();
-    for table in tables {
-        let _ = writeln!(out, "\n{}", table.title);
-        let _ = write!(out, "  {:names$}", "");
-        for column in &table.columns {
-            let _ = write!(out, "  {:>12}", column.head);
+    for part in parts {
+        for table in &part.tables {
+            write_table(&mut out, table);
         }
-        out.push('\n');
-        for (name, cells) in &table.rows {
-            let _ = write!(out, "  {name:names$}");
-            for cell in cells {
-                let _ = write!(out, "  {:>12}", cell.text);
-            }
-            out.push('\n');
-        }
+        let _ = writeln!(out, "\n{}", part.notes);
     }
-    let _ = writeln!(
-        out,
-        "\n{NOTES}\n{} rounds of {} cycles per thread, {:?} per round on the hot key.",
-        plan.rounds, plan.cycles, plan.hot
-    );
+    let _ = writeln!(out, "\n{plan:?}");
     out
 }
 
-pub(crate) fn json(plan: Plan, tables: &[Table]) -> String {
-    let tables: Vec<String> = tables.iter().map(json_table).collect();
-    format!(
-        "{{\n  \"rounds\": {},\n  \"cycles\": {},\n  \"hot_ms\": {},\n  \"tables\": {{\n{}\n  }}\n}}\n",
-        plan.rounds,
-        plan.cycles,
-        plan.hot.as_millis(),
-        tables.join(",\n")
-    )
+fn write_table(out: &mut String, table: &Table) {
+    let names = table.rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+    let _ = writeln!(out, "\n{}", table.title);
+    let _ = write!(out, "  {:names$}", "");
+    for column in &table.columns {
+        let _ = write!(out, "  {:>12}", column.head);
+    }
+    out.push('\n');
+    for (name, cells) in &table.rows {
+        let _ = write!(out, "  {name:names$}");
+        for cell in cells {
+            let _ = write!(out, "  {:>12}", cell.text);
+        }
+        out.push('\n');
+    }
+}
+
+pub(crate) fn json(plan: Plan, parts: &[Part]) -> String {
+    let tables: Vec<String> = parts.iter().flat_map(|part| &part.tables).map(json_table).collect();
+    format!("{{\n  \"plan\": {},\n  \"tables\": {{\n{}\n  }}\n}}\n", quoted(&format!("{plan:?}")), tables.join(",\n"))
 }
 
 fn json_table(table: &Table) -> String {
@@ -95,12 +98,17 @@ fn json_table(table: &Table) -> String {
                 .columns
                 .iter()
                 .zip(cells)
-                .map(|(column, cell)| format!("{}: {:.3}", quoted(column.field), cell.value))
+                .map(|(column, cell)| format!("{}: {}", quoted(column.field), number(cell.value)))
                 .collect();
             format!("      {}: {{ {} }}", quoted(name), fields.join(", "))
         })
         .collect();
     format!("    {}: {{\n{}\n    }}", quoted(&table.id), rows.join(",\n"))
+}
+
+/// What could not be reckoned, as the subject to compare with was not asked for, is null.
+fn number(value: f64) -> String {
+    if value.is_finite() { format!("{value:.3}") } else { "null".to_owned() }
 }
 
 /// A JSON string. Names are written in this crate, so quotes and backslashes are all there is to escape.
@@ -124,8 +132,14 @@ mod tests {
     }
 
     #[test]
+    fn json_has_no_numbers_that_are_none() {
+        assert_eq!((number(0.5).as_str(), number(f64::NAN).as_str()), ("0.500", "null"));
+    }
+
+    #[test]
     fn cells_are_short() {
         assert_eq!(Cell::of(42.25).text, "42.2");
+        assert_eq!((Cell::ratio(1.049).text.as_str(), Cell::ratio(f64::NAN).text.as_str()), ("1.05", "-"));
         assert_eq!(Cell::of(181.4).text, "181");
         assert_eq!(Cell::of(412_345.0).text, "412k");
     }

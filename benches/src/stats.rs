@@ -1,4 +1,8 @@
-//! Medians and percentiles, nothing more.
+//! Rounds, medians and percentiles, nothing more.
+
+use std::{io::IsTerminal, time::Instant};
+
+use crate::subject::Failure;
 
 /// The value at `share` (0 to 1) of an ascending slice, by nearest rank; the default of an empty one.
 pub(crate) fn quantile<T: Copy + Default>(ascending: &[T], share: f64) -> T {
@@ -20,6 +24,32 @@ impl Summary {
         ascending.sort_by(f64::total_cmp);
         Self { p10: quantile(&ascending, 0.1), median: quantile(&ascending, 0.5), p90: quantile(&ascending, 0.9) }
     }
+}
+
+/// Runs each of `count` subjects once per round, starting with another one each time, after a round that is thrown away.
+pub(crate) fn interleave<T>(
+    count: usize,
+    rounds: usize,
+    measure: impl Fn(usize) -> Result<T, Failure>,
+) -> Result<Vec<Vec<T>>, Failure> {
+    let (started, watched) = (Instant::now(), std::io::stderr().is_terminal());
+    let mut seen: Vec<Vec<T>> = (0..count).map(|_| Vec::with_capacity(rounds)).collect();
+    for at in 0..count {
+        measure(at)?;
+    }
+    for round in 0..rounds {
+        for step in 0..count {
+            let at = (round + step) % count;
+            seen[at].push(measure(at)?);
+        }
+        if watched {
+            eprint!("\rround {} of {rounds}, {:.0} s ", round + 1, started.elapsed().as_secs_f64());
+        }
+    }
+    if watched {
+        eprint!("\r{:40}\r", "");
+    }
+    Ok(seen)
 }
 
 #[cfg(test)]

@@ -82,6 +82,7 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
         started: now,
         answer: answer.map(|answer| (now, answer)),
         asked,
+        left_nothing: false,
         attempt: 0,
         found_busy: 0,
         unsettled: false,
@@ -136,6 +137,8 @@ struct Pursuit {
     answer: Option<(Mono, StepResult<Attempt>)>,
     /// Whether this nonce was ever sent.
     asked: bool,
+    /// Whether the last attempt was answered, and left nothing at the store.
+    left_nothing: bool,
     attempt: u32,
     /// How many attempts found the lock held.
     found_busy: u32,
@@ -239,7 +242,10 @@ impl Pursuit {
     async fn until_told(&mut self, sent: Mono, error_pauses: &mut Option<Pauses>) {
         let shared = &self.core.shared;
         match shared.backend.wait(&self.request).await {
-            Ok(Wake::Granted(grant)) => self.answer = Some((shared.clock.now(), Ok(Attempt::Granted(grant)))),
+            Ok(Wake::Granted(grant)) => {
+                self.answer = Some((shared.clock.now(), Ok(Attempt::Granted(grant))));
+                self.left_nothing = false;
+            }
             // However often it says so, the store is not asked without a pause.
             Ok(Wake::Retry) => shared.clock.sleep_until(sent.after(LEAST_PAUSE)).await,
             Err(_) => tokio::time::sleep(next_error_pause(error_pauses)).await,
@@ -267,6 +273,7 @@ impl Pursuit {
             self.request.intent = Intent::Poll { attempt: self.attempt };
         }
         self.asked = true;
+        self.left_nothing = false;
         if let Some(answer) = backend.try_acquire_now(&self.request) {
             return answer;
         }
@@ -306,9 +313,10 @@ impl Pursuit {
         let (key, now) = (&self.request.key, self.core.shared.clock.now());
         let sighting = busy.holder.clone().map(|holder| (now, holder));
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = sighting;
+        // Neither a try that was answered nor a poll of a store without a queue has left anything to withdraw.
+        self.left_nothing =
+            self.request.intent == Intent::Try || self.core.shared.backend.capabilities().keeps_no_queue();
         if self.request.intent == Intent::Try {
-            // A try that was answered has left nothing to withdraw.
-            self.asked = self.unsettled;
             return Err(LockError::Held { key: key.clone(), holder: busy.holder.clone() });
         }
         self.found_busy += 1;
@@ -343,7 +351,7 @@ impl Pursuit {
 
     /// Leaves nothing of this nonce at the store.
     fn withdraw(&mut self) {
-        if !std::mem::take(&mut self.asked) {
+        if !std::mem::take(&mut self.asked) || (self.left_nothing && !self.unsettled) {
             return;
         }
         let shared = &self.core.shared;

@@ -150,6 +150,11 @@ impl Capabilities {
         self
     }
 
+    /// Whether a waiter has no place at the store: nobody is woken by it, and it keeps no order.
+    pub(crate) fn keeps_no_queue(&self) -> bool {
+        self.wake == WakeBy::Poll && !self.fair
+    }
+
     /// Whether this backend's queue already is a fair one of this process, so that none is needed in front of it.
     pub(crate) fn queues_this_process(&self) -> bool {
         self.fair && self.scope == Scope::Process

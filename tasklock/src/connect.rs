@@ -19,6 +19,10 @@ use url::Url;
 /// | `memory:name` | the one of this name, shared in this process | |
 /// | `file:`, `file:///directory` | files of this machine; this user's own directory if none is named | `local` |
 /// | `socket:`, `socket:///directory` | the same, and waiters are told at once | `local` |
+/// | `redis://user:password@host:6379/0`, `valkey://…` | a Redis or Valkey server | `redis` |
+/// | `rediss://…`, `valkeys://…` | the same, by TLS | `redis-tls` |
+/// | `redis+unix:///path`, `unix:///path` | the same, on this machine | `redis` |
+/// | `dynamodb://table?region=…&endpoint=…` | a DynamoDB table; credentials come from where the AWS SDK looks | `dynamodb` |
 /// | your own | see [`register_scheme`] | |
 ///
 /// All take the parameters `prefix`, `ttl` (`30s`, `500ms`, `2m`, or `never`) and `wait` (the same, `0s` for a single
@@ -59,7 +63,15 @@ pub async fn connect(url: impl AsRef<str>) -> Result<Locker, LockError> {
 ///
 /// As [`connect`].
 pub async fn connector(url: impl AsRef<str>) -> Result<LockerBuilder, LockError> {
-    let mut address = Address::parse(url.as_ref())?;
+    connect_over(url.as_ref(), |builder| builder).await
+}
+
+/// The same, over defaults that the address may change.
+pub(crate) async fn connect_over(
+    url: &str,
+    defaults: impl FnOnce(LockerBuilder) -> LockerBuilder,
+) -> Result<LockerBuilder, LockError> {
+    let mut address = Address::parse(url)?;
     let scheme = address.url.scheme().to_owned();
     let registered = schemes().get(&scheme).cloned();
     let common = Common::take(&mut address)?;
@@ -70,18 +82,27 @@ pub async fn connector(url: impl AsRef<str>) -> Result<LockerBuilder, LockError>
         }
         #[cfg(feature = "local")]
         ("file" | "socket", _) => local(&mut address)?,
+        #[cfg(feature = "redis")]
+        ("redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix", _) => redis(&mut address)?,
+        #[cfg(feature = "dynamodb")]
+        ("dynamodb", _) => dynamodb(&mut address)?,
         (_, Some(make)) => make(&mut address),
         _ => return Err(unknown_scheme(&address, &scheme)),
     };
     // Before the first connection is made.
     address.nothing_left()?;
-    Ok(common.apply(builder.await?))
+    Ok(common.apply(defaults(builder.await?)))
 }
 
 /// Schemes that belong to backends of this project, and the features that bring them.
-const FEATURES: [(&str, &str); 8] = [
+const FEATURES: [(&str, &str); 13] = [
     ("redis", "redis"),
-    ("rediss", "redis"),
+    ("rediss", "redis-tls"),
+    ("valkey", "redis"),
+    ("valkeys", "redis-tls"),
+    ("redis+unix", "redis"),
+    ("valkey+unix", "redis"),
+    ("unix", "redis"),
     ("dynamodb", "dynamodb"),
     ("file", "local"),
     ("socket", "local"),
@@ -124,6 +145,36 @@ fn local(address: &mut Address) -> Result<Connecting, LockError> {
             Locker::builder(tasklock_local::FileLock::open(&config)?)
         })
     }))
+/// Which parameters there are depends on the scheme: the backend says.
+#[cfg(feature = "redis")]
+fn redis(address: &mut Address) -> Result<Connecting, LockError> {
+    let mut config = tasklock_redis::RedisConfig::from_parsed(&address.url)?;
+    for name in config.parameters() {
+        if let Some(value) = address.take(name) {
+            config = config.parameter(name, &value)?;
+        }
+    }
+    Ok(Box::pin(async { Ok(Locker::builder(config.connect().await?)) }))
+}
+
+#[cfg(feature = "dynamodb")]
+fn dynamodb(address: &mut Address) -> Result<Connecting, InvalidUrl> {
+    let (region, endpoint) = (address.take("region"), address.take("endpoint"));
+    let url = address.url();
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(address.wrong("credentials are not part of it: they come from where the AWS SDK looks"));
+    }
+    let (Some(table), None, "" | "/") = (url.host_str(), url.port(), url.path()) else {
+        return Err(address.wrong("write `dynamodb://table?region=…`"));
+    };
+    let mut builder = tasklock_dynamo::DynamoLock::builder(table);
+    if let Some(region) = region {
+        builder = builder.region(region);
+    }
+    if let Some(endpoint) = endpoint {
+        builder = builder.endpoint(endpoint);
+    }
+    Ok(Box::pin(builder.connect()))
 }
 
 fn unknown_scheme(address: &Address, scheme: &str) -> LockError {

@@ -31,6 +31,9 @@
 //! |---|---|
 //! | `macros` (default) | `#[synchronized]` and `#[derive(LockKey)]` |
 //! | `local` | `file:` and `socket:`: locks between the processes of one machine, without a server |
+//! | `redis` | Redis and Valkey: `redis://…` |
+//! | `redis-tls` | the same by TLS: `rediss://…` |
+//! | `dynamodb` | DynamoDB: `dynamodb://…`, or the module of this name |
 //! | `axum` | [`LockError`] as a response: 409 or 503 with `Retry-After` |
 //! | `testing` | the conformance suite, fault injection, and `lose`: outside of semver |
 
@@ -44,9 +47,14 @@ pub use tasklock_core::*;
 #[doc(hidden)]
 pub use tasklock_core::__private;
 
+#[cfg(feature = "dynamodb")]
+pub use tasklock_dynamo as dynamodb;
 #[cfg(feature = "local")]
 #[doc(inline)]
 pub use tasklock_local::{FileLock, LocalConfig, LocalError, SocketLock};
+#[cfg(feature = "redis")]
+#[doc(inline)]
+pub use tasklock_redis::{RedisConfig, RedisLock, redis};
 
 #[cfg(feature = "macros")]
 pub use tasklock_macros::{LockKey, synchronized};

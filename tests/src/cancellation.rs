@@ -1,9 +1,9 @@
-//! Acquisitions dropped at every await, over any store.
+//! An acquisition dropped at any await, on any store.
 
 use std::{pin::pin, time::Duration};
 
 use tasklock::{
-    AsyncLock, Locker, Stats,
+    Locker, Stats,
     testing::{Fault, Faults, Op, poll_times, until_quiet},
 };
 
@@ -19,27 +19,46 @@ pub const FAULTS: [Option<Fault>; 7] = [
     Some(Fault::Straggle(Duration::from_millis(20))),
 ];
 
-/// Drops an acquisition after each number of polls, on a key that is free, held, or released meanwhile. `store` makes an
-/// empty store, `make` a locker over it whose calls go wrong, and `is_empty` tells whether anything is left.
+/// A locker whose calls go wrong on demand, another on the same store, and a lock that nobody else uses.
+#[derive(Debug)]
+pub struct Scene {
+    /// The one whose acquisitions are dropped.
+    pub lock: Locker,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// The one that holds the lock meanwhile.
+    pub other: Locker,
+    /// The lock.
+    pub key: String,
+}
+
+impl Scene {
+    /// A locker that goes wrong, the other one, and a lock called "job".
+    #[must_use]
+    pub fn new((lock, faults): (Locker, Faults), other: Locker) -> Self {
+        Scene { lock, faults, other, key: "job".to_owned() }
+    }
+}
+
+/// Drops an acquisition after each number of polls, on a key that is free, held, or released meanwhile. `is_empty` waits
+/// for what that fault has left under way, and looks at the store.
 ///
 /// # Panics
 ///
 /// If anything is left.
-pub async fn drop_everywhere<B: AsyncLock + Clone>(
-    store: impl Fn() -> B,
-    make: impl Fn(B) -> (Locker, Faults),
-    is_empty: impl Fn(&B) -> bool,
+pub async fn drop_everywhere(
+    make: impl AsyncFn() -> Scene,
+    is_empty: impl AsyncFn(&Scene, Option<Fault>) -> bool,
     on: Op,
 ) {
     for fault in FAULTS {
         for released_after in [0, 1, 2, 5, usize::MAX] {
             for polls in 0.. {
-                let store = store();
-                let (lock, faults) = make(store.clone());
-                let blocker = Locker::new(store.clone()).expect("a locker");
+                let scene = make().await;
+                let Scene { lock, faults, other: blocker, key } = &scene;
                 let mut held = None;
                 if released_after > 0 {
-                    held = Some(blocker.acquire("job").await.expect("a free key"));
+                    held = Some(blocker.acquire(key).await.expect("a free key"));
                 }
                 if let Some(fault) = fault {
                     faults.next(on, fault);
@@ -47,7 +66,7 @@ pub async fn drop_everywhere<B: AsyncLock + Clone>(
                     faults.next(on, fault);
                 }
                 let finished = {
-                    let mut acquisition = pin!(lock.acquire("job"));
+                    let mut acquisition = pin!(lock.acquire(key));
                     let early = poll_times(acquisition.as_mut(), polls.min(released_after)).await;
                     if polls > released_after {
                         held = None;
@@ -60,10 +79,10 @@ pub async fn drop_everywhere<B: AsyncLock + Clone>(
                 let done = finished.is_some();
                 drop(finished.map(|outcome| outcome.expect("the lock")));
                 drop(held);
-                until_quiet(&lock).await;
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                until_quiet(lock).await;
+                until_quiet(blocker).await;
                 let at = format!("{fault:?} on {on:?}, released after {released_after}, dropped after {polls}");
-                assert!(is_empty(&store), "{at}: {:?}", blocker.inspect("job").await);
+                assert!(is_empty(&scene, fault).await, "{at}: {:?}", blocker.inspect(key).await);
                 assert_eq!(lock.stats(), Stats::default(), "{at}");
                 if done || (released_after == usize::MAX && polls > 12) {
                     break;

@@ -2,6 +2,7 @@
 
 pub mod cancellation;
 pub mod local;
+pub mod processes;
 pub mod servers;
 
 use std::{
@@ -18,6 +19,20 @@ use tasklock::{
     testing::{Faults, Faulty},
 };
 use tracing_subscriber::layer::SubscriberExt as _;
+
+/// Waits until something is so, for a minute at most.
+///
+/// # Panics
+///
+/// If it is not so by then.
+pub async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
+    let so = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(60), so).await.is_ok(), "not so after a minute: {what}");
+}
 
 /// A store and a locker whose calls to it go wrong on demand.
 #[must_use]

@@ -1,6 +1,6 @@
 //! An acquisition dropped at any await leaves nothing, whatever the store does meanwhile.
 
-use std::{pin::pin, time::Duration};
+use std::{cell::RefCell, pin::pin, time::Duration};
 
 use tasklock::{
     Locker, MemoryLock, Stats,
@@ -8,11 +8,24 @@ use tasklock::{
 };
 use tasklock_tests::{
     Polled,
-    cancellation::{FAULTS, drop_everywhere},
+    cancellation::{FAULTS, Scene, drop_everywhere},
+    other,
 };
 
-fn is_empty(store: &MemoryLock) -> bool {
-    store.is_empty()
+/// Stores in memory, the lockers on them made by `locker`.
+async fn drop_everywhere_in_memory(locker: impl Fn(MemoryLock) -> (Locker, Faults), on: Op) {
+    let last = RefCell::new(MemoryLock::new());
+    let make = async || {
+        let store = MemoryLock::new();
+        last.replace(store.clone());
+        Scene::new(locker(store.clone()), other(&store))
+    };
+    let is_empty = async |_: &Scene, _| {
+        // Time is paused: what was to come has come.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        last.borrow().is_empty()
+    };
+    drop_everywhere(make, is_empty, on).await;
 }
 
 fn pushed(store: MemoryLock) -> (Locker, Faults) {
@@ -27,17 +40,17 @@ fn polled(store: MemoryLock) -> (Locker, Faults) {
 
 #[tokio::test(start_paused = true)]
 async fn acquisitions_on_a_store_that_pushes() {
-    drop_everywhere(MemoryLock::new, pushed, is_empty, Op::TryAcquire).await;
+    drop_everywhere_in_memory(pushed, Op::TryAcquire).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn acquisitions_on_a_store_that_is_polled() {
-    drop_everywhere(MemoryLock::new, polled, is_empty, Op::TryAcquire).await;
+    drop_everywhere_in_memory(polled, Op::TryAcquire).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn withdrawals_that_go_wrong() {
-    drop_everywhere(MemoryLock::new, pushed, is_empty, Op::Release).await;
+    drop_everywhere_in_memory(pushed, Op::Release).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use tasklock::{
-    Expiry, FileLock, Locker, Loss, Scope, WakeBy,
-    testing::{Fault, Faults, Faulty, Op, conformance},
+    Expiry, Locker, Loss, Scope, WakeBy,
+    testing::{Fault, Faulty, Op, conformance},
 };
 use tasklock_tests::{
-    cancellation::drop_everywhere,
+    cancellation::{Scene, drop_everywhere},
     local::{files, is_free},
     servers::Folder,
 };
@@ -56,20 +56,21 @@ async fn files_with_every_acquisition_sent_twice() {
     assert!(is_free(folder.path()));
 }
 
-fn with_faults(store: FileLock) -> (Locker, Faults) {
-    let (backend, faults) = Faulty::new(store);
-    (Locker::new(backend).unwrap(), faults)
-}
-
-fn nothing_held(store: &FileLock) -> bool {
-    is_free(store.directory())
-}
-
 #[tokio::test(start_paused = true)]
 async fn acquisitions_dropped_at_every_await() {
     for op in [Op::TryAcquire, Op::Release] {
         let folder = Folder::new();
-        drop_everywhere(|| files(folder.path()), with_faults, nothing_held, op).await;
+        let make = async || {
+            let store = files(folder.path());
+            let (backend, faults) = Faulty::new(store.clone());
+            Scene::new((Locker::new(backend).unwrap(), faults), Locker::new(store).unwrap())
+        };
+        let is_empty = async |_: &Scene, _| {
+            // Time is paused: what was to come has come.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            is_free(folder.path())
+        };
+        drop_everywhere(make, is_empty, op).await;
     }
 }
 

@@ -103,8 +103,6 @@ async fn addresses() {
         ("", "is not a URL"),
         ("memory", "is not a URL"),
         ("memory://host", "write `memory:` or `memory:name`"),
-        ("redis://localhost", "needs the feature `redis`"),
-        ("rediss://localhost", "needs the feature `redis`"),
         ("dynamodb://table", "needs the feature `dynamodb`"),
         ("file:relative", "write `file:` or `file:///directory`"),
         ("socket:relative", "write `socket:` or `socket:///directory`"),

@@ -4,11 +4,11 @@
 use std::time::Duration;
 
 use tasklock::{
-    Locker, SocketLock, WakeBy,
-    testing::{Fault, Faults, Faulty, Op, conformance},
+    Locker, WakeBy,
+    testing::{Fault, Faulty, Op, conformance},
 };
 use tasklock_tests::{
-    cancellation::drop_everywhere,
+    cancellation::{Scene, drop_everywhere},
     local::{is_free, sockets, with_ending},
     servers::Folder,
 };
@@ -58,22 +58,22 @@ async fn sockets_with_every_acquisition_sent_twice() {
     assert!(is_free(folder.path()));
 }
 
-fn with_faults(store: SocketLock) -> (Locker, Faults) {
-    let (backend, faults) = Faulty::new(store);
-    (Locker::new(backend).unwrap(), faults)
-}
-
-fn nothing_held(store: &SocketLock) -> bool {
-    is_free(store.directory())
-}
-
 /// Paused time goes on while a socket has something to say: waiters are woken by their timers as often as by the holder.
 #[tokio::test(start_paused = true)]
 async fn acquisitions_dropped_at_every_await() {
     for op in [Op::TryAcquire, Op::Release] {
         let folder = Folder::new();
         let store = sockets(folder.path()).await;
-        drop_everywhere(|| store.clone(), with_faults, nothing_held, op).await;
+        let make = async || {
+            let (backend, faults) = Faulty::new(store.clone());
+            Scene::new((Locker::new(backend).unwrap(), faults), Locker::new(store.clone()).unwrap())
+        };
+        let is_empty = async |_: &Scene, _| {
+            // Time is paused: what was to come has come.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            is_free(folder.path())
+        };
+        drop_everywhere(make, is_empty, op).await;
     }
 }
 

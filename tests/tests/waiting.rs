@@ -10,7 +10,7 @@ use std::{
 
 use tasklock::{
     Attempt, Busy, Fencing, Grant, LockError, Locker, MemoryLock, Renew, Request, RetryPolicy, Stats, Validity, Wait,
-    testing::{Fault, Op, until_quiet},
+    testing::{Fault, Faulty, Op, until_quiet},
 };
 use tasklock_tests::{Polled, Script, Seen, faulty, faulty_with, logged, other};
 use tokio::{
@@ -340,6 +340,32 @@ async fn a_try_that_was_answered_has_nothing_to_withdraw() {
 }
 
 /// Not even by what went wrong with a metrics library.
+/// Where waiters have no place at the store, one that gives up after an answer tells the store nothing.
+#[tokio::test(start_paused = true)]
+async fn a_waiter_without_a_place_has_nothing_to_withdraw() {
+    let store = MemoryLock::new();
+    let (backend, faults) = Faulty::new(Polled::new(store.clone()));
+    let (lock, holder) = (Locker::new(backend).unwrap(), other(&store));
+    let guard = holder.acquire("job:7").await.unwrap();
+    let bounded = lock.key("job:7").wait(Duration::from_millis(500));
+    assert!(bounded.acquire().await.unwrap_err().is_contended());
+    until_quiet(&lock).await;
+    assert!(faults.count(Op::TryAcquire) > 1);
+    assert_eq!(faults.count(Op::Release), 0);
+    // An attempt whose answer is missing may have left something.
+    faults.skip(Op::TryAcquire, 1);
+    faults.next(Op::TryAcquire, Fault::Straggle(Duration::from_secs(1)));
+    let waiter = tokio::spawn(async move { bounded.wait(Duration::from_secs(9)).acquire().await.map(drop) });
+    while faults.count(Op::TryAcquire) < 20 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    waiter.abort();
+    assert!(waiter.await.unwrap_err().is_cancelled());
+    until_quiet(&lock).await;
+    assert_eq!(faults.count(Op::Release), 1);
+    drop(guard);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_observer_that_panics_does_not_put_names_into_the_log() {
     struct Panics;

@@ -1,5 +1,55 @@
-//! What tests start in temporary folders, and what is gone when dropped.
+//! Real servers, started on free ports in temporary folders, and gone when dropped.
 
 mod folder;
+mod redis;
 
-pub use self::folder::Folder;
+pub use self::{
+    folder::Folder,
+    redis::{RedisServer, RedisSettings},
+};
+
+use std::{
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+/// The longest a server takes to start or to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A port that nobody listens on.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// Starts a program; one that is missing fails with the name of its package.
+fn spawn(program: &str, package: &str, set_up: impl FnOnce(&mut Command)) -> Child {
+    let mut command = Command::new(find(program));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    set_up(&mut command);
+    command.spawn().unwrap_or_else(|e| panic!("{program} cannot be started ({e}): install the package {package}"))
+}
+
+/// Debian keeps servers where a plain user's PATH does not look.
+fn find(program: &str) -> PathBuf {
+    let system = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(|folder| PathBuf::from(folder).join(program));
+    system.into_iter().find(|path| path.is_file()).unwrap_or_else(|| program.into())
+}
+
+/// Runs a program to its end, which must be a good one.
+fn run(program: &str, package: &str, set_up: impl FnOnce(&mut Command)) {
+    let mut child = spawn(program, package, set_up);
+    let status = child.wait().expect("a status");
+    assert!(status.success(), "{program}: {status}");
+}
+
+/// Waits until something is so.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "{what}: not so after {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,243 @@
+//! Several processes on one key: this program, started again as a child.
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tasklock_tests::servers::RedisServer;
+use tokio::{runtime::Runtime, task::JoinSet};
+
+use super::peers::{Kind, Times};
+use crate::{stats::quantile, subject::Failure};
+
+/// Who contends, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crowd {
+    pub(crate) processes: usize,
+    /// In each process.
+    pub(crate) tasks: usize,
+    pub(crate) hold: Duration,
+    pub(crate) span: Duration,
+}
+
+/// What one round saw.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    /// Nanoseconds from asking to holding, ascending.
+    waits: Vec<u64>,
+    /// Nanoseconds from a release in one process to the grant in another, ascending.
+    hand_overs: Vec<u64>,
+    mean_hold: f64,
+    /// Acquisitions per task.
+    per_task: Vec<usize>,
+    elapsed: Duration,
+    /// That of a GET, just before, at the same pace.
+    pub(crate) round_trip_us: f64,
+    /// What the clients sent, per acquisition.
+    pub(crate) calls: f64,
+    /// With what scripts did.
+    pub(crate) commands: f64,
+}
+
+impl Crowd {
+    pub(crate) fn run(self, runtime: &Runtime, kind: Kind, server: &RedisServer) -> Result<Seen, Failure> {
+        let round_trip_us = runtime.block_on(round_trip(server, self.hold))?;
+        let mut children = (0..self.processes).map(|_| self.spawn(kind, server)).collect::<Result<Vec<_>, _>>()?;
+        for child in &mut children {
+            child.ready()?;
+        }
+        runtime.block_on(server.reset_counts());
+        for child in &mut children {
+            child.go()?;
+        }
+        let lines = children.iter_mut().map(Member::read).collect::<Result<Vec<_>, _>>()?;
+        let counts = runtime.block_on(server.counts());
+        for child in children {
+            child.end()?;
+        }
+
+        let tasks: Vec<(usize, Vec<Times>)> = lines
+            .iter()
+            .enumerate()
+            .flat_map(|(process, text)| text.lines().map(move |line| Ok((process, parse(line)?))))
+            .collect::<Result<_, Failure>>()?;
+        let mut all: Vec<(usize, Times)> =
+            tasks.iter().flat_map(|(process, times)| times.iter().map(move |times| (*process, *times))).collect();
+        all.sort_by_key(|(_, times)| times.held);
+        let sent = counts.iter().filter(|(name, _)| match name.as_str() {
+            "evalsha" | "eval" | "ping" | "subscribe" => true,
+            "set" => kind.sets(),
+            _ => false,
+        });
+        let each = |count: u64| count as f64 / all.len().max(1) as f64;
+        let mut seen = Seen {
+            waits: all.iter().map(|(_, times)| times.held.saturating_sub(times.asked)).collect(),
+            hand_overs: all
+                .windows(2)
+                .filter(|pair| pair[0].0 != pair[1].0)
+                .map(|pair| pair[1].1.held.saturating_sub(pair[0].1.released))
+                .collect(),
+            mean_hold: all.iter().map(|(_, times)| (times.released - times.held) as f64).sum::<f64>()
+                / all.len().max(1) as f64,
+            per_task: tasks.iter().map(|(_, times)| times.len()).collect(),
+            elapsed: Duration::from_nanos(
+                all.iter().map(|(_, times)| times.released).max().unwrap_or(0)
+                    - all.iter().map(|(_, times)| times.asked).min().unwrap_or(0),
+            ),
+            round_trip_us,
+            calls: each(sent.map(|(_, count)| count).sum()),
+            commands: each(counts.values().sum()),
+        };
+        seen.waits.sort_unstable();
+        seen.hand_overs.sort_unstable();
+        Ok(seen)
+    }
+
+    fn spawn(self, kind: Kind, server: &RedisServer) -> Result<Member, Failure> {
+        let numbers = [self.tasks as u128, self.hold.as_millis(), self.span.as_millis()].map(|n| n.to_string());
+        let mut command = Command::new(env::current_exe()?);
+        command.arg("--child").arg(kind.name()).arg(server.url()).args(numbers);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let output = BufReader::new(process.stdout.take().ok_or("its output is piped")?);
+        Ok(Member { process, output })
+    }
+}
+
+impl Seen {
+    pub(crate) fn rate(&self) -> f64 {
+        self.waits.len() as f64 / self.elapsed.as_secs_f64()
+    }
+
+    pub(crate) fn wait_ms(&self, share: f64) -> f64 {
+        quantile(&self.waits, share) as f64 / 1e6
+    }
+
+    pub(crate) fn hand_over_us(&self, share: f64) -> f64 {
+        quantile(&self.hand_overs, share) as f64 / 1e3
+    }
+
+    /// Every task once, with nothing between a release and the next grant but a round trip.
+    pub(crate) fn ideal_ms(&self) -> f64 {
+        self.per_task.len() as f64 * (self.mean_hold / 1e6 + self.round_trip_us / 1e3)
+    }
+
+    pub(crate) fn least(&self) -> usize {
+        self.per_task.iter().copied().min().unwrap_or_default()
+    }
+
+    pub(crate) fn most(&self) -> usize {
+        self.per_task.iter().copied().max().unwrap_or_default()
+    }
+
+    pub(crate) fn fairness(&self) -> f64 {
+        self.least() as f64 / self.most().max(1) as f64
+    }
+}
+
+/// A child, killed if the round fails.
+struct Member {
+    process: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Member {
+    fn ready(&mut self) -> Result<(), Failure> {
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        if line == "ready\n" { Ok(()) } else { Err(format!("a child is not ready: {line:?}").into()) }
+    }
+
+    fn go(&mut self) -> Result<(), Failure> {
+        let mut input = self.process.stdin.as_ref().ok_or("its input is piped")?;
+        Ok(input.write_all(b"go\n")?)
+    }
+
+    /// A line a task, and an empty one.
+    fn read(&mut self) -> Result<String, Failure> {
+        let mut text = String::new();
+        loop {
+            let before = text.len();
+            if self.output.read_line(&mut text)? <= 1 {
+                text.truncate(before);
+                return Ok(text);
+            }
+        }
+    }
+
+    fn end(mut self) -> Result<(), Failure> {
+        drop(self.process.stdin.take());
+        let status = self.process.wait()?;
+        if status.success() { Ok(()) } else { Err(format!("a child: {status}").into()) }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What a child does: `NAME URL TASKS HOLD_MS SPAN_MS`.
+pub(crate) fn child(runtime: &Runtime, arguments: &[String]) -> Result<(), Failure> {
+    let [name, url, tasks, hold, span] = arguments else { return Err("a child needs five arguments".into()) };
+    let kind = Kind::named(name).ok_or_else(|| format!("no subject is called {name}"))?;
+    let (tasks, hold) = (tasks.parse::<usize>()?, Duration::from_millis(hold.parse()?));
+    let span = Duration::from_millis(span.parse()?);
+    let peer = runtime.block_on(kind.connect(url))?;
+    let mut line = String::new();
+    println!("ready");
+    std::io::stdin().read_line(&mut line)?;
+    let text = runtime.block_on(async {
+        let (started, mut running) = (Instant::now(), JoinSet::new());
+        for _ in 0..tasks {
+            let peer = peer.share();
+            running.spawn(async move {
+                let mut text = String::new();
+                while started.elapsed() < span {
+                    let Times { asked, held, released } = peer.cycle(0, hold).await?;
+                    text.push_str(&format!("{asked} {held} {released} "));
+                }
+                Ok::<_, Failure>(text)
+            });
+        }
+        let mut text = String::new();
+        while let Some(task) = running.join_next().await {
+            text.push_str(&task??);
+            text.push_str(".\n");
+        }
+        Ok::<_, Failure>(text)
+    })?;
+    println!("{text}");
+    // Until the parent has asked the server what it cost.
+    std::io::stdin().read_to_string(&mut line)?;
+    Ok(())
+}
+
+fn parse(line: &str) -> Result<Vec<Times>, Failure> {
+    let numbers = line.trim_end_matches('.').split_whitespace().map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+    Ok(numbers.chunks_exact(3).map(|n| Times { asked: n[0], held: n[1], released: n[2] }).collect())
+}
+
+/// At the pace of those who hold for so long: a processor that sleeps in between takes its time to wake. Spawned, as they
+/// are.
+async fn round_trip(server: &RedisServer, pace: Duration) -> Result<f64, Failure> {
+    let peer = Kind::RoundTrip.connect(&server.url()).await?;
+    let task = async move {
+        let mut micros = Vec::with_capacity(200);
+        for _ in 0..200 {
+            if !pace.is_zero() {
+                tokio::time::sleep(pace).await;
+            }
+            let started = Instant::now();
+            peer.cycle(0, Duration::ZERO).await?;
+            micros.push(started.elapsed().as_nanos() as f64 / 1000.0);
+        }
+        micros.sort_by(f64::total_cmp);
+        Ok::<_, Failure>(quantile(&micros, 0.5))
+    };
+    tokio::spawn(task).await?
+}

@@ -1,0 +1,212 @@
+//! The tables measured against a Redis server of the harness's own, on loopback.
+
+mod crowd;
+mod peers;
+
+use std::time::{Duration, Instant};
+
+use tasklock_tests::servers::RedisServer;
+use tokio::{runtime::Runtime, task::JoinSet};
+
+pub(crate) use self::crowd::child;
+use self::{
+    crowd::{Crowd, Seen},
+    peers::{Kind, Peer},
+};
+use crate::{
+    Plan,
+    report::{Cell, Column, Part, Table},
+    stats::{Summary, interleave, quantile},
+    subject::{Failure, KEYS},
+};
+
+const NOTES: &str = "\
+redis-server on loopback, without persistence. A round trip is that of a GET in the same round, by the same crate, at the
+same pace.
+raw: SET NX PX and a script that compares and deletes; no fencing, no renewal, no queue. With backoff: 1 ms, doubled up to
+128 ms, half of it random. rslock and distributed-lock-redis as their documentation shows; the latter does not wait.
+calls: what a client sent for each acquisition, renewals and connection checks included; whole: with what scripts did.
+hand-over: from before the release in one process to the grant in another. ideal: 64 times the hold and a round trip.
+Medians over interleaved rounds; max is the worst wait of any round. Compare within one run only.";
+
+/// How many tasks work on distinct keys.
+const TASKS: usize = 64;
+
+pub(crate) fn run(runtime: &Runtime, plan: Plan, wants: impl Fn(&str) -> bool) -> Result<Part, Failure> {
+    let server = RedisServer::start();
+    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|kind| wants(kind.name())).collect();
+    let peers = runtime.block_on(async {
+        let mut peers = Vec::new();
+        for kind in &kinds {
+            peers.push(kind.connect(&server.url()).await?);
+        }
+        Ok::<_, Failure>(peers)
+    })?;
+    let mut tables = vec![uncontended(runtime, plan, &peers)?, distinct(runtime, plan, &peers)?];
+    drop(peers);
+    for hold in [Duration::ZERO, Duration::from_millis(1)] {
+        tables.push(hot(runtime, plan, &kinds, &server, hold)?);
+    }
+    for hold in [Duration::ZERO, Duration::from_millis(2)] {
+        tables.push(hand_over(runtime, plan, &kinds, &server, hold)?);
+    }
+    Ok(Part { tables, notes: NOTES })
+}
+
+/// One task, one cycle after the other.
+fn uncontended(runtime: &Runtime, plan: Plan, peers: &[Box<dyn Peer>]) -> Result<Table, Failure> {
+    let per_peer = interleave(peers.len(), plan.redis_rounds, |at| {
+        let peer = peers[at].share();
+        let task = async move {
+            let mut micros = Vec::with_capacity(plan.redis_cycles);
+            for n in 0..plan.redis_cycles {
+                let started = Instant::now();
+                peer.cycle(n % KEYS, Duration::ZERO).await?;
+                micros.push(started.elapsed().as_nanos() as f64 / 1000.0);
+            }
+            micros.sort_by(f64::total_cmp);
+            Ok::<_, Failure>((quantile(&micros, 0.5), quantile(&micros, 0.99)))
+        };
+        // Spawned, as in a service: what is blocked on is on a thread apart from the connection's.
+        runtime.block_on(async { tokio::spawn(task).await? })
+    })?;
+    let over = |rounds: &[(f64, f64)], of: fn(&(f64, f64)) -> f64| Summary::of(rounds.iter().map(of)).median;
+    let trip = round_trip(peers, &per_peer, |rounds| over(rounds, |round| round.0));
+    let rows = peers.iter().zip(&per_peer).map(|(peer, rounds)| {
+        let (p50, p99) = (over(rounds, |round| round.0), over(rounds, |round| round.1));
+        (peer.name().to_owned(), vec![Cell::of(p50), Cell::of(p99), Cell::ratio(p50 / trip)])
+    });
+    Ok(Table {
+        id: "redis_uncontended".to_owned(),
+        title: "Redis: lock + unlock, one task, nobody waiting".to_owned(),
+        columns: vec![
+            Column::new("µs p50", "us_p50"),
+            Column::new("µs p99", "us_p99"),
+            Column::new("round trips", "round_trips"),
+        ],
+        rows: rows.collect(),
+    })
+}
+
+/// Many tasks at once, which share no key.
+fn distinct(runtime: &Runtime, plan: Plan, peers: &[Box<dyn Peer>]) -> Result<Table, Failure> {
+    let peers: Vec<_> = peers.iter().filter(|peer| peer.kind() != Kind::RoundTrip).collect();
+    let per_peer = interleave(peers.len(), plan.redis_rounds, |at| {
+        runtime.block_on(async {
+            let (started, mut tasks) = (Instant::now(), JoinSet::new());
+            for slot in 0..TASKS {
+                let peer = peers[at].share();
+                tasks.spawn(async move {
+                    let mut cycles = 0_usize;
+                    while started.elapsed() < plan.redis_span {
+                        // Never the key that is just being released in the background.
+                        peer.cycle((slot + cycles * TASKS) % KEYS, Duration::ZERO).await?;
+                        cycles += 1;
+                    }
+                    Ok::<_, Failure>(cycles)
+                });
+            }
+            let mut cycles = 0;
+            while let Some(done) = tasks.join_next().await {
+                cycles += done??;
+            }
+            Ok(cycles as f64 / started.elapsed().as_secs_f64())
+        })
+    })?;
+    let rates: Vec<Summary> = per_peer.into_iter().map(Summary::of).collect();
+    let raw = peers.iter().zip(&rates).find(|(peer, _)| peer.kind() == Kind::Raw).map_or(f64::NAN, |(_, s)| s.median);
+    let rows = peers
+        .iter()
+        .zip(&rates)
+        .map(|(peer, rate)| (peer.name().to_owned(), vec![Cell::of(rate.median), Cell::ratio(rate.median / raw)]));
+    Ok(Table {
+        id: format!("redis_distinct_{TASKS}"),
+        title: format!("Redis: lock + unlock, {TASKS} tasks that share no key, 2 workers"),
+        columns: vec![Column::new("per second", "per_second"), Column::new("of raw", "of_raw")],
+        rows: rows.collect(),
+    })
+}
+
+/// Four processes of sixteen tasks on one key.
+fn hot(runtime: &Runtime, plan: Plan, kinds: &[Kind], server: &RedisServer, hold: Duration) -> Result<Table, Failure> {
+    let kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| kind.waits()).collect();
+    let crowd = Crowd { processes: 4, tasks: 16, hold, span: plan.crowd_span };
+    let per_kind = interleave(kinds.len(), plan.crowd_rounds, |at| crowd.run(runtime, kinds[at], server))?;
+    let rows = kinds.iter().zip(&per_kind).map(|(kind, rounds)| {
+        let over = |figure: fn(&Seen) -> f64| Summary::of(rounds.iter().map(figure)).median;
+        let max = rounds.iter().map(|seen| seen.wait_ms(1.0)).fold(0.0, f64::max);
+        // The round in the middle, so that both counts are of the same round.
+        let mut by_fairness: Vec<&Seen> = rounds.iter().collect();
+        by_fairness.sort_by(|a, b| a.fairness().total_cmp(&b.fairness()));
+        let middle = by_fairness.get(by_fairness.len() / 2);
+        let share = middle.map_or_else(String::new, |seen| format!("{}:{}", seen.least(), seen.most()));
+        let cells = vec![
+            Cell::of(over(Seen::rate)),
+            Cell::of(over(|seen| seen.wait_ms(0.5))),
+            Cell::of(over(|seen| seen.wait_ms(0.99))),
+            Cell::of(max),
+            Cell::ratio(over(|seen| seen.wait_ms(0.99) / seen.ideal_ms())),
+            Cell { text: share, value: middle.map_or(0.0, |seen| seen.fairness()) },
+            Cell::ratio(over(|seen| seen.calls)),
+            Cell::of(over(|seen| seen.commands)),
+        ];
+        (kind.name().to_owned(), cells)
+    });
+    Ok(Table {
+        id: format!("redis_hot_key_{}_ms", hold.as_millis()),
+        title: format!("Redis: one hot key, 4 processes of 16 tasks, held for {} ms", hold.as_millis()),
+        columns: vec![
+            Column::new("per second", "per_second"),
+            Column::new("wait p50 ms", "wait_p50_ms"),
+            Column::new("p99 ms", "wait_p99_ms"),
+            Column::new("max ms", "wait_max_ms"),
+            Column::new("p99 / ideal", "wait_p99_over_ideal"),
+            Column::new("least:most", "least_over_most"),
+            Column::new("calls", "calls_per_acquisition"),
+            Column::new("whole", "commands_per_acquisition"),
+        ],
+        rows: rows.collect(),
+    })
+}
+
+/// Two processes that pass one key to and fro.
+fn hand_over(
+    runtime: &Runtime,
+    plan: Plan,
+    kinds: &[Kind],
+    server: &RedisServer,
+    hold: Duration,
+) -> Result<Table, Failure> {
+    let kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| kind.waits()).collect();
+    let crowd = Crowd { processes: 2, tasks: 1, hold, span: plan.crowd_span };
+    let per_kind = interleave(kinds.len(), plan.crowd_rounds, |at| crowd.run(runtime, kinds[at], server))?;
+    let rows = kinds.iter().zip(&per_kind).map(|(kind, rounds)| {
+        let over = |figure: fn(&Seen) -> f64| Summary::of(rounds.iter().map(figure)).median;
+        let cells = vec![
+            Cell::of(over(|seen| seen.hand_over_us(0.5))),
+            Cell::of(over(|seen| seen.hand_over_us(0.99))),
+            Cell::of(over(|seen| seen.round_trip_us)),
+            Cell::ratio(over(|seen| seen.hand_over_us(0.5) / seen.round_trip_us)),
+        ];
+        (kind.name().to_owned(), cells)
+    });
+    Ok(Table {
+        id: format!("redis_hand_over_{}_ms", hold.as_millis()),
+        title: format!(
+            "Redis: from a release to the grant in another process, 2 processes of one task, held for {} ms",
+            hold.as_millis()
+        ),
+        columns: vec![
+            Column::new("µs p50", "us_p50"),
+            Column::new("µs p99", "us_p99"),
+            Column::new("GET µs", "round_trip_us"),
+            Column::new("round trips", "round_trips"),
+        ],
+        rows: rows.collect(),
+    })
+}
+
+fn round_trip<T>(peers: &[Box<dyn Peer>], rounds: &[Vec<T>], median: impl Fn(&[T]) -> f64) -> f64 {
+    let found = peers.iter().zip(rounds).find(|(peer, _)| peer.kind() == Kind::RoundTrip);
+    found.map_or(f64::NAN, |(_, rounds)| median(rounds))
+}

@@ -1,0 +1,63 @@
+//! Locks in Redis and Valkey: fenced, fair and pushed, in one round trip.
+//!
+//! Most people want the crate `tasklock` with its feature `redis`, and `tasklock::connect("redis://…")`.
+//!
+//! # Layout
+//!
+//! Five keys a lock, kept together by a hash tag in which braces are escaped, all with a ttl:
+//!
+//! | key | what | ttl |
+//! |---|---|---|
+//! | `{prefix:name}:1:owner` | `member token since names`, while it is held | the lease's |
+//! | `{prefix:name}:1:fence` | the last token | 30 days |
+//! | `{prefix:name}:1:queue` | members by ticket: who waits, in order | 90 s from the last request |
+//! | `{prefix:name}:1:leases` | members by the time until which they count as alive; `x` and a member: withdrawn | the same |
+//! | `{prefix:name}:1:names` | who the members are, for others to read | the same |
+//!
+//! A member is `client.nonce`. A client has one channel, `tasklock:1:inbox:client`, on which it is told.
+//!
+//! # Protocol
+//!
+//! Every step is a part of one script, `scripts/lock.lua`; steps that are begun at the same time share a call.
+//!
+//! 1. *Acquire.* If nobody has it and nobody waits, it is taken: `token = max(last + 1, server time in µs)`. If the
+//!    caller has it already, it gets its token again and its ttl begins anew. Else it enters the queue, and a lock that
+//!    is free goes to the first in the queue who is heard of.
+//! 2. *Release* grants to the first waiter in the same step: it writes the record, for a claim of a second, and then
+//!    publishes to that waiter's inbox. Nobody listening there means that it is gone, and the next one is tried.
+//! 3. *Wait.* The push carries the server's time. The waiter dates its claim by it, through its own last request, so that
+//!    a push that was held up is not believed for longer than the store holds it; it renews at once, for its whole ttl.
+//! 4. *Hung waiters.* With each grant the next waiter is told, too: it asks again after the claim. Apart from that a
+//!    waiter asks when the holder's time is over, and at least every ten seconds, which keeps its place.
+//! 5. *Renew, release* are conditional on the member and on nothing else. *Withdraw* is a release that may overtake its
+//!    own acquisition: the member is remembered for a minute, and refused.
+//! 6. *A push that nobody wants* is given back.
+//!
+//! # Cost
+//!
+//! One call to acquire, one to release, one for up to 64 renewals. An acquisition that waits costs one request more, the
+//! confirmation of its claim; the hand-over itself is one call and two pushes, however many wait. A `PING` on each of two
+//! connections every five seconds.
+//!
+//! # Failure modes
+//!
+//! - *A server that restarts without its data* forgets who held. Holders are told at their next renewal; until then
+//!   another may have it, under a higher token.
+//! - *A replica that takes over* may lack the last writes: two holders for up to a ttl, and the later one has the higher
+//!   token unless the clocks of the two servers differ by more than the take-over took.
+//! - *A connection that ends* is made again, both are; then every waiter asks again. A lock is lost only if that takes
+//!   longer than its ttl.
+//! - *A server that evicts* keys when it is full may evict locks. There is a warning.
+
+mod backend;
+mod calls;
+mod config;
+mod error;
+mod inbox;
+mod layout;
+mod link;
+mod script;
+
+pub use redis;
+
+pub use crate::{backend::RedisLock, config::RedisConfig};

@@ -1,0 +1,52 @@
+//! An acquisition dropped at any await leaves nothing in Redis, whatever the connection does meanwhile.
+
+use tasklock::{
+    Locker, RedisConfig, RedisLock,
+    testing::{Call, Fault, Faulty, Op},
+};
+use tasklock_tests::{
+    cancellation::{Scene, drop_everywhere},
+    eventually,
+    servers::RedisServer,
+};
+
+async fn backend(server: &RedisServer) -> RedisLock {
+    RedisConfig::from_url(&server.url()).unwrap().connect().await.unwrap()
+}
+
+async fn drop_everywhere_in_redis(on: Op) {
+    let server = RedisServer::start();
+    let make = async || {
+        let (backend_here, faults) = Faulty::new(backend(&server).await);
+        let (lock, other) = (Locker::new(backend_here).unwrap(), Locker::new(backend(&server).await).unwrap());
+        Scene::new((lock, faults), other)
+    };
+    let is_empty = async |scene: &Scene, fault| {
+        let Scene { lock, faults, other, key } = scene;
+        let sent = |calls: &[Call]| calls.iter().filter(|call| call.op != Op::Wait).count();
+        if matches!(fault, Some(Fault::Straggle(_))) {
+            eventually("what was sent late has been sent", async || sent(&faults.reached()) >= sent(&faults.calls()))
+                .await;
+        }
+        // What was sent late was sent before these, on the same connection.
+        for _ in 0..3 {
+            lock.ping().await.unwrap();
+        }
+        let state = other.inspect(key).await.unwrap();
+        state.is_free() && state.waiters == Some(0)
+    };
+    drop_everywhere(make, is_empty, on).await;
+    // Each client had one inbox, and it went with the client.
+    let nobody_listens = async || server.ask::<Vec<String>>(&["PUBSUB", "CHANNELS"]).await.is_empty();
+    eventually("no inbox is left", nobody_listens).await;
+}
+
+#[tokio::test]
+async fn acquisitions() {
+    drop_everywhere_in_redis(Op::TryAcquire).await;
+}
+
+#[tokio::test]
+async fn withdrawals_that_go_wrong() {
+    drop_everywhere_in_redis(Op::Release).await;
+}

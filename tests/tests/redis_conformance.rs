@@ -1,0 +1,69 @@
+//! Redis passes the one suite, alone and behind a wrapper that makes it slow, forgetful or repetitive, and is left
+//! empty.
+
+use std::time::Duration;
+
+use tasklock::{
+    RedisConfig, RedisLock,
+    testing::{Fault, Faulty, Op, conformance},
+};
+use tasklock_tests::servers::RedisServer;
+
+async fn client(url: &str) -> RedisLock {
+    RedisConfig::from_url(url).unwrap().connect().await.unwrap()
+}
+
+/// After everything was given back there are only fences, and what withdrawals leave for a while; all of it ends.
+async fn only_fences_are_left(server: &RedisServer) {
+    for (key, ttl) in server.keys().await {
+        assert!(ttl > 0, "{key} never ends");
+        assert!(key.ends_with(":1:fence") || key.ends_with(":1:leases"), "{key} is left");
+        if key.ends_with(":1:leases") {
+            let members: Vec<String> = server.ask(&["ZRANGE", &key, "0", "-1"]).await;
+            assert!(members.iter().all(|member| member.starts_with('x')), "{key}: {members:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn redis() {
+    let server = RedisServer::start();
+    conformance::run_all(async || client(&server.url()).await).await;
+    only_fences_are_left(&server).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_with_threads_by_its_socket() {
+    let server = RedisServer::start();
+    conformance::run_all(async || client(&server.socket_url()).await).await;
+    only_fences_are_left(&server).await;
+}
+
+#[tokio::test]
+async fn redis_behind_delays() {
+    for fault in [Fault::DelayRequest, Fault::DelayReply] {
+        let server = RedisServer::start();
+        let make = async || {
+            let (backend, faults) = Faulty::new(client(&server.url()).await);
+            for op in [Op::TryAcquire, Op::Renew, Op::Release] {
+                faults.always(op, fault(Duration::from_millis(7)));
+            }
+            backend
+        };
+        conformance::run_all(make).await;
+        only_fences_are_left(&server).await;
+    }
+}
+
+#[tokio::test]
+async fn redis_with_every_acquisition_sent_twice() {
+    let server = RedisServer::start();
+    let make = async || {
+        let (backend, faults) = Faulty::new(client(&server.url()).await);
+        faults.always(Op::TryAcquire, Fault::Duplicate);
+        faults.always(Op::Renew, Fault::Duplicate);
+        backend
+    };
+    conformance::run_all(make).await;
+    only_fences_are_left(&server).await;
+}

@@ -1,0 +1,235 @@
+//! Addresses, passwords, certificates: what works, and what is told of what does not.
+
+use std::{env, process::Command, time::Duration};
+
+use tasklock::{
+    LockError, Locker, RedisConfig, RedisLock, connect, connector, from_env,
+    redis::{Client, Value},
+};
+use tasklock_tests::{
+    logged,
+    servers::{RedisServer, RedisSettings},
+};
+
+async fn works(lock: &Locker) {
+    let guard = lock.acquire("job").await.unwrap();
+    assert!(lock.try_acquire("job").await.unwrap().is_none());
+    guard.release().await.unwrap();
+    lock.ping().await.unwrap();
+}
+
+/// The error, which says this and shows no secret.
+async fn refused(url: &str, says: &str) -> LockError {
+    let error = connect(url).await.unwrap_err();
+    let shown = format!("{error} {error:?}");
+    assert!(shown.contains(says), "{url}: {shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+    error
+}
+
+#[tokio::test]
+async fn every_kind_of_address_works() {
+    let server = RedisServer::with(RedisSettings { tls: true, ..RedisSettings::default() });
+    let url = server.url();
+    for url in [
+        url.clone(),
+        format!("{url}/3?timeout=2s&ttl=10s&wait=5s&prefix=p"),
+        url.replace("redis://", "valkey://"),
+        server.socket_url(),
+        format!("{}?db=2", server.socket_url().replace("redis+unix:", "unix:")),
+        server.tls_url(),
+        server.tls_url().replace("rediss://", "valkeys://"),
+    ] {
+        works(&connect(&url).await.unwrap_or_else(|e| panic!("{url}: {e}"))).await;
+    }
+    works(&RedisLock::connect(&url).await.unwrap()).await;
+    let own = RedisConfig::from_client(Client::open(url).unwrap()).timeout(Duration::from_secs(1)).unwrap();
+    works(&Locker::new(own.connect().await.unwrap()).unwrap()).await;
+    let databases: String = server.ask(&["INFO", "keyspace"]).await;
+    for db in ["db0", "db2", "db3"] {
+        assert!(databases.contains(db), "{databases}");
+    }
+}
+
+#[tokio::test]
+async fn addresses_that_make_no_sense() {
+    for (url, says) in [
+        ("redis://", "host"),
+        ("redis:///0", ""),
+        ("redis://:hunter2@h/two", "`two` is not the number of a database"),
+        ("redis://h/-1", "number of a database"),
+        ("redis://h/0/1", "number of a database"),
+        ("redis://h/0#insecure", "after `#`"),
+        ("rediss://h/#insecure", "after `#`"),
+        ("redis://h?pass=hunter2", "unknown parameter `pass`"),
+        ("redis://h?timout=1s", "did you mean `timeout`?"),
+        ("redis://h?timeout=1", "`timeout=1` is not a time"),
+        ("redis://h?timeout=1ms", "10 ms to 60 s"),
+        ("redis://h?timeout=61s", "10 ms to 60 s"),
+        ("redis://h?ca=/x.pem", "unknown parameter `ca`"),
+        ("rediss://h?ca=/does/not/exist.pem", "cannot read `/does/not/exist.pem`"),
+        ("rediss://h?cert=/x.pem", "go together"),
+        ("redis+unix://host/socket", "names no socket"),
+        ("redis+unix:///socket?db=x", "`x` is not the number of a database"),
+        ("unix://:hunter2@/socket", ""),
+        ("redis://h:port", ""),
+    ] {
+        let error = refused(url, says).await;
+        assert!(matches!(error, LockError::InvalidUrl(_) | LockError::InvalidOption(_)), "{url}: {error:?}");
+        assert!(!error.is_retryable() && !error.is_contended());
+    }
+    for url in ["redis://h?timeout=1s&timeout=2s", "redis://h?tll=5s", "ftp://h", ":hunter2"] {
+        let error = RedisConfig::from_url(url).unwrap_err();
+        assert!(matches!(error, LockError::InvalidUrl(_)), "{url}: {error:?}");
+        assert!(!error.to_string().contains("hunter2"));
+    }
+}
+
+#[tokio::test]
+async fn passwords() {
+    let arguments = ["--requirepass", "hunter2"].map(str::to_owned).to_vec();
+    let server = RedisServer::with(RedisSettings { arguments, ..RedisSettings::default() });
+    let with = |user: &str| server.url().replace("redis://", &format!("redis://{user}@"));
+    let lock = connect(with(":hunter2")).await.unwrap();
+    works(&lock).await;
+    works(&connect(with("default:hunter2")).await.unwrap()).await;
+    works(&connect(format!("{}?pass=hunter2", server.socket_url())).await.unwrap()).await;
+    for url in
+        [with(":hunter2hunter2"), with("nobody:hunter2"), server.url(), format!("{}?pass=x", server.socket_url())]
+    {
+        let error = refused(&url, "redis").await;
+        assert!(matches!(error, LockError::Backend(_)), "{error:?}");
+        assert!(!error.is_retryable(), "another attempt will not help: {error}");
+    }
+    let config = RedisConfig::from_url(&with(":hunter2")).unwrap();
+    let backend = config.clone().connect().await.unwrap();
+    let builder = connector(with(":hunter2")).await.unwrap();
+    for shown in [format!("{config:?}"), format!("{backend:?}"), format!("{builder:?}"), format!("{lock:?}")] {
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn servers_that_are_not_there() {
+    let url = {
+        let server = RedisServer::start();
+        let url = server.url();
+        assert!(!refused(&format!("{url}/99"), "no such database").await.is_retryable());
+        url
+    };
+    let error = refused(&url, "cannot be reached").await;
+    assert!(error.is_retryable(), "it may come back: {error}");
+    assert!(refused("redis+unix:///does/not/exist", "cannot be reached").await.is_retryable());
+    assert!(refused("redis://no-such-host.invalid", "no-such-host.invalid").await.is_retryable());
+    let server = RedisServer::start();
+    server.pause();
+    assert!(refused(&format!("{}?timeout=100ms", server.url()), "cannot be reached").await.is_retryable());
+}
+
+#[tokio::test]
+async fn certificates() {
+    let server = RedisServer::with(RedisSettings { tls: true, ..RedisSettings::default() });
+    works(&connect(server.tls_url()).await.unwrap()).await;
+    let wrong_name = server.tls_url().replace("localhost", "127.0.0.1");
+    let without_ca = server.tls_url().split('?').next().unwrap().to_owned();
+    for url in [wrong_name, without_ca] {
+        let error = refused(&url, "ertificate").await;
+        assert!(matches!(error, LockError::Backend(_)) && !error.is_retryable(), "{error:?}");
+    }
+    // Plain words to a port that wants TLS, and the other way round.
+    let tls_port = server.tls_url().replace("rediss", "redis").split('?').next().unwrap().to_owned();
+    let plain_port = server.url().replace("redis://127.0.0.1", "rediss://localhost");
+    for url in [tls_port, plain_port] {
+        assert!(matches!(refused(&url, "redis").await, LockError::Backend(_)));
+    }
+}
+
+/// Something else is kept where a lock should be.
+#[tokio::test]
+async fn keys_that_are_something_else() {
+    let server = RedisServer::start();
+    let lock = connect(server.url()).await.unwrap();
+    for part in ["owner", "fence", "leases"] {
+        let _: Value = server.ask(&["LPUSH", &format!("{{tasklock:{part}}}:1:{part}"), "x"]).await;
+    }
+    for part in ["owner", "fence"] {
+        let error = lock.try_acquire(part).await.unwrap_err();
+        assert!(error.to_string().contains("something else than a lock"), "{error}");
+        assert!(!error.is_retryable() && !error.is_contended());
+        assert!(lock.acquire(part).await.is_err(), "it does not wait for ever");
+    }
+    assert!(lock.acquire("leases").await.is_err());
+    works(&lock).await;
+    // A text that is no record is held by nobody known; it is not taken over, and can be broken.
+    let _: Value = server.ask(&["SET", "{tasklock:text}:1:owner", "something"]).await;
+    assert!(lock.try_acquire("text").await.unwrap().is_none());
+    assert!(!lock.inspect("text").await.unwrap().is_free());
+    assert!(lock.break_lock("text").await.unwrap());
+    assert!(lock.try_acquire("text").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_full_server_says_so() {
+    let arguments = ["--maxmemory", "1gb"].map(str::to_owned).to_vec();
+    let server = RedisServer::with(RedisSettings { arguments, ..RedisSettings::default() });
+    let lock = connect(server.url()).await.unwrap();
+    let _: Value = server.ask(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let error = lock.try_acquire("job").await.unwrap_err();
+    assert!(error.is_retryable() && error.to_string().contains("OOM"), "{error}");
+    let _: Value = server.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    works(&lock).await;
+}
+
+#[tokio::test]
+async fn a_server_that_may_drop_locks_is_warned_about() {
+    for (policy, limit, warnings) in
+        [("allkeys-lru", "1gb", 1), ("volatile-ttl", "1gb", 1), ("noeviction", "1gb", 0), ("allkeys-lru", "0", 0)]
+    {
+        let arguments = ["--maxmemory", limit, "--maxmemory-policy", policy].map(str::to_owned).to_vec();
+        let server = RedisServer::with(RedisSettings { arguments, ..RedisSettings::default() });
+        let (seen, _gathering) = logged();
+        works(&connect(server.url()).await.unwrap()).await;
+        assert_eq!(seen.count("maxmemory-policy"), warnings, "{policy} {limit}: {:?}", seen.lines());
+    }
+}
+
+/// Without the right to listen there is no waiting, and it is said at once; without the right to publish there is.
+#[tokio::test]
+async fn rights() {
+    let server = RedisServer::start();
+    for (user, rights) in [("deaf", "-subscribe"), ("mute", "-publish")] {
+        let words = ["ACL", "SETUSER", user, "on", ">hunter2", "~*", "&*", "+@all", rights];
+        let _: Value = server.ask(&words).await;
+    }
+    let with = |user: &str| server.url().replace("redis://", &format!("redis://{user}:hunter2@"));
+    assert!(!refused(&with("deaf"), "'subscribe'").await.is_retryable());
+    works(&connect(with("mute")).await.unwrap()).await;
+}
+
+/// Runs itself again, with the environment set.
+#[test]
+fn the_environment_names_a_server() {
+    if env::var_os("TASKLOCK_TESTS_CHILD").is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let lock = from_env().await.unwrap();
+            let held = lock.acquire("job").await.unwrap();
+            assert!(held.remaining() > Duration::from_secs(50) && held.remaining() <= Duration::from_secs(60));
+            let error = lock.acquire("job").await.unwrap_err();
+            assert!(matches!(error, LockError::Timeout { .. }), "{error}");
+        });
+        return;
+    }
+    let arguments = ["--requirepass", "hunter2"].map(str::to_owned).to_vec();
+    let server = RedisServer::with(RedisSettings { arguments, ..RedisSettings::default() });
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args(["--exact", "the_environment_names_a_server"]).env_remove("TASKLOCK_URL");
+    child.env("TASKLOCK_TESTS_CHILD", "1").env("IS_DEBUG", "true");
+    child.env("REDIS_HOST", "127.0.0.1").env("REDIS_PORT", server.port().to_string());
+    child.env("REDIS_DB", "1").env("REDIS_PASSWORD", "hunter2");
+    child.env("DEFAULT_TIMEOUT_SEC", "0.2").env("DEFAULT_LOCK_DURATION_SEC", "60");
+    let output = child.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("1 passed"), "{text}");
+}

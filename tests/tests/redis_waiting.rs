@@ -1,0 +1,260 @@
+//! What locking and waiting cost the server, by its own counters.
+
+use std::{
+    collections::BTreeMap,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tasklock::{
+    AsyncLock, Attempt, Claim, Clock, Intent, Key, Locker, Nonce, Owner, RedisConfig, RedisLock, Released, Renewed,
+    Request, Ttl, Wake, connect,
+    testing::{poll_times, until_quiet},
+};
+use tasklock_tests::{eventually, servers::RedisServer};
+use tokio::task::JoinSet;
+
+async fn client(server: &RedisServer) -> RedisLock {
+    RedisConfig::from_url(&server.url()).unwrap().connect().await.unwrap()
+}
+
+fn request(key: &str, intent: Intent) -> Request {
+    let (owner, now) = (Owner::named("test"), Clock::current().now());
+    Request::new(Key::new(key).unwrap(), Nonce::fresh(), Ttl::For(Duration::from_secs(30)), intent, owner, now)
+}
+
+/// What the server did, but for what looking at it and keeping a connection open takes.
+async fn work(server: &RedisServer) -> BTreeMap<String, u64> {
+    let mut counts = server.counts().await;
+    for name in ["info", "hello", "ping", "client|setinfo", "config|resetstat", "subscribe"] {
+        counts.remove(name);
+    }
+    counts
+}
+
+fn counts(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+}
+
+/// Two calls, and in them nothing but what must be.
+#[tokio::test]
+async fn an_uncontended_lock_is_two_calls() {
+    let server = RedisServer::start();
+    let lock = connect(server.url()).await.unwrap();
+    lock.acquire("job").await.unwrap().release().await.unwrap();
+    server.reset_counts().await;
+    lock.acquire("job").await.unwrap().release().await.unwrap();
+    let expected = [("evalsha", 2), ("time", 1), ("exists", 2), ("set", 2), ("get", 1), ("del", 1)];
+    assert_eq!(work(&server).await, counts(&expected));
+}
+
+/// Many wait, and the server does nothing; a hand-over is one call and at most two pushes.
+async fn waiters_cost_nothing(waiting: usize) {
+    let server = RedisServer::start();
+    let (holder, waiter) = (client(&server).await, Arc::new(client(&server).await));
+    let held = request("job", Intent::Try);
+    assert!(matches!(holder.try_acquire(&held).await, Ok(Attempt::Granted(_))));
+    let mut requests = Vec::new();
+    for rank in 0..waiting {
+        let request = request("job", Intent::Wait);
+        let Ok(Attempt::Busy(busy)) = waiter.try_acquire(&request).await else { panic!("it is held") };
+        assert_eq!(busy.position, u32::try_from(rank).ok());
+        // With the holder's time far away, each asks again only to keep its place.
+        assert_eq!(busy.retry_in, Some(Duration::from_secs(10)));
+        requests.push(request);
+    }
+    let mut waits = JoinSet::new();
+    for request in requests {
+        let waiter = waiter.clone();
+        waits.spawn(async move {
+            let Ok(Wake::Granted(grant)) = waiter.wait(&request).await else { panic!("granted by a push") };
+            assert!(grant.confirm);
+            (request, grant.token)
+        });
+    }
+    tokio::task::yield_now().await;
+    server.reset_counts().await;
+    // Others' locks go on.
+    let other = request("other", Intent::Try);
+    for _ in 0..20 {
+        assert!(matches!(holder.try_acquire(&other).await, Ok(Attempt::Granted(_))));
+        assert!(matches!(holder.release(&Claim::of(&other)).await, Ok(Released::Released)));
+    }
+    let calls = work(&server).await;
+    assert_eq!((calls["evalsha"], calls.get("publish")), (40, None), "waiting costs something");
+    // One after the other has it.
+    let (mut last, mut owner) = (None, held);
+    for left in (0..waiting).rev().take(40) {
+        server.reset_counts().await;
+        let client = if last.is_none() { &holder } else { &*waiter };
+        assert!(matches!(client.release(&Claim::of(&owner)).await, Ok(Released::Released)));
+        let (request, token) = waits.join_next().await.unwrap().unwrap();
+        let calls = work(&server).await;
+        assert_eq!((calls["evalsha"], calls["publish"]), (1, if left > 0 { 2 } else { 1 }), "a hand-over");
+        assert!(token > last);
+        (last, owner) = (token, request);
+    }
+}
+
+#[tokio::test]
+async fn one_waiter_costs_nothing() {
+    waiters_cost_nothing(1).await;
+}
+
+#[tokio::test]
+async fn sixty_four_waiters_cost_nothing() {
+    waiters_cost_nothing(64).await;
+}
+
+#[tokio::test]
+async fn a_thousand_waiters_cost_nothing() {
+    waiters_cost_nothing(1_000).await;
+}
+
+/// Near the end of the holder's time the first looks at it, and those behind it a claim later each.
+#[tokio::test]
+async fn not_all_waiters_look_at_once() {
+    let server = RedisServer::start();
+    let client = client(&server).await;
+    let mut held = request("job", Intent::Try);
+    held.ttl = Ttl::For(Duration::from_secs(2));
+    assert!(matches!(client.try_acquire(&held).await, Ok(Attempt::Granted(_))));
+    let mut hints = Vec::new();
+    for _ in 0..12 {
+        let Ok(Attempt::Busy(busy)) = client.try_acquire(&request("job", Intent::Wait)).await else {
+            panic!("it is held")
+        };
+        hints.push(busy.retry_in.unwrap());
+    }
+    assert!(hints[0] <= Duration::from_secs(2));
+    for (rank, hint) in (0..).zip(&hints) {
+        let least = Duration::from_secs(rank).min(Duration::from_secs(10));
+        assert!(*hint >= least && *hint <= least + Duration::from_secs(2), "{rank}: {hint:?}");
+    }
+}
+
+/// A thousand tasks of one process are one waiter to the server.
+#[tokio::test]
+async fn tasks_of_one_process_are_one_waiter() {
+    let server = RedisServer::start();
+    let (here, there) = (connect(server.url()).await.unwrap(), connect(server.url()).await.unwrap());
+    let held = there.acquire("job").await.unwrap();
+    let done = Arc::new(AtomicU64::new(0));
+    let mut tasks = JoinSet::new();
+    for _ in 0..1_000 {
+        let (lock, done) = (here.clone(), done.clone());
+        tasks.spawn(async move {
+            lock.acquire("job").await.unwrap().release().await.unwrap();
+            done.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+    eventually("one waits", async || there.inspect("job").await.unwrap().waiters == Some(1)).await;
+    held.release().await.unwrap();
+    while let Some(task) = tasks.join_next().await {
+        task.unwrap();
+    }
+    assert_eq!(done.load(Ordering::Relaxed), 1_000);
+    assert!(there.inspect("job").await.unwrap().is_free());
+}
+
+/// A hot lock between clients: each acquisition is a request that waits, a confirmation at most, and a release.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hot_lock_costs_three_calls() {
+    const CLIENTS: u64 = 8;
+    const TURNS: u64 = 25;
+    let server = RedisServer::start();
+    let mut lockers = Vec::new();
+    for _ in 0..CLIENTS {
+        lockers.push(connect(server.url()).await.unwrap());
+    }
+    lockers[0].acquire("warm").await.unwrap().release().await.unwrap();
+    server.reset_counts().await;
+    let mut tasks = JoinSet::new();
+    for lock in &lockers {
+        let lock = lock.clone();
+        tasks.spawn(async move {
+            for _ in 0..TURNS {
+                lock.acquire("job").await.unwrap().release().await.unwrap();
+            }
+        });
+    }
+    while let Some(task) = tasks.join_next().await {
+        task.unwrap();
+    }
+    let calls = work(&server).await;
+    let all = calls["evalsha"] + calls.get("eval").unwrap_or(&0);
+    assert!(all <= CLIENTS * TURNS * 7 / 2, "{all} calls for {} acquisitions", CLIENTS * TURNS);
+}
+
+/// Renewals of many leases share calls.
+#[tokio::test]
+async fn many_renewals_are_few_calls() {
+    let server = RedisServer::start();
+    let client = client(&server).await;
+    let mut claims = Vec::new();
+    for i in 0..300 {
+        let request = request(&format!("job {i}"), Intent::Try);
+        assert!(matches!(client.try_acquire(&request).await, Ok(Attempt::Granted(_))));
+        claims.push(Claim::of(&request));
+    }
+    let stranger = Claim::of(&request("job 7", Intent::Try));
+    claims.insert(100, stranger);
+    server.reset_counts().await;
+    let renewed = client.renew(&claims).await;
+    assert_eq!(renewed.len(), 301);
+    for (i, outcome) in renewed.iter().enumerate() {
+        let not_owner = matches!(outcome, Ok(Renewed::NotOwner));
+        assert_eq!(not_owner, i == 100, "{i}: {outcome:?}");
+    }
+    assert_eq!(work(&server).await["evalsha"], 5);
+}
+
+/// Acquisitions begun together share calls, and each has its own answer.
+#[tokio::test]
+async fn acquisitions_begun_together_share_calls() {
+    let server = RedisServer::start();
+    let lock = connect(server.url()).await.unwrap();
+    lock.acquire("warm").await.unwrap().release().await.unwrap();
+    server.reset_counts().await;
+    let mut tasks = JoinSet::new();
+    for i in 0..64 {
+        let lock = lock.clone();
+        tasks.spawn(async move { lock.acquire(format!("job {i}")).await.unwrap() });
+    }
+    let mut guards = Vec::new();
+    while let Some(guard) = tasks.join_next().await {
+        guards.push(guard.unwrap());
+    }
+    let calls = work(&server).await["evalsha"];
+    assert!(calls <= 4, "{calls} calls");
+    let keys: std::collections::BTreeSet<_> = guards.iter().map(|guard| guard.key().name().to_owned()).collect();
+    assert_eq!(keys.len(), 64);
+    assert!(guards.iter().all(|guard| guard.is_held()));
+    drop(guards);
+    until_quiet(&lock).await;
+    assert!(server.keys().await.keys().all(|key| key.ends_with(":fence")));
+}
+
+/// One who goes away in the middle leaves those who went along with it their answers.
+#[tokio::test]
+async fn callers_that_go_take_nobody_with_them() {
+    let server = RedisServer::start();
+    let lock: Locker = connect(server.url()).await.unwrap();
+    for polls in 1..6 {
+        let mut tasks = JoinSet::new();
+        for i in 0..8 {
+            let lock = lock.clone();
+            tasks.spawn(async move { drop(lock.acquire(format!("job {i}")).await.unwrap()) });
+        }
+        let _ = poll_times(pin!(lock.acquire("gone")), polls).await;
+        while let Some(task) = tasks.join_next().await {
+            task.unwrap();
+        }
+    }
+    until_quiet(&lock).await;
+    assert!(lock.inspect("gone").await.unwrap().is_free());
+}
