@@ -17,6 +17,7 @@ use url::Url;
 /// |---|---|---|
 /// | `memory:` | one of its own, in this process | |
 /// | `memory:name` | the one of this name, shared in this process | |
+/// | `amqp://user:password@host:5672/vhost`, `amqps://…` | a RabbitMQ broker; `RabbitConfig` has its parameters | `rabbitmq` |
 /// | your own | see [`register_scheme`] | |
 ///
 /// All take the parameters `prefix`, `ttl` (`30s`, `500ms`, `2m`, or `never`) and `wait` (the same, `0s` for a single
@@ -65,6 +66,8 @@ pub async fn connector(url: impl AsRef<str>) -> Result<LockerBuilder, LockError>
             let builder = memory(&address);
             Box::pin(async { builder })
         }
+        #[cfg(feature = "rabbitmq")]
+        ("amqp" | "amqps", _) => rabbitmq(&mut address)?,
         (_, Some(make)) => make(&mut address),
         _ => return Err(unknown_scheme(&address, &scheme)),
     };
@@ -93,6 +96,17 @@ fn memory(address: &Address) -> Result<LockerBuilder, LockError> {
         "" => Locker::builder(MemoryLock::new()),
         name => Locker::builder(MemoryLock::named(name)),
     })
+}
+
+#[cfg(feature = "rabbitmq")]
+fn rabbitmq(address: &mut Address) -> Result<Connecting, LockError> {
+    let mut config = tasklock_rabbitmq::RabbitConfig::from_parsed(&address.url)?;
+    for name in config.parameters() {
+        if let Some(value) = address.take(name) {
+            config = config.parameter(name, &value)?;
+        }
+    }
+    Ok(Box::pin(async { Ok(Locker::builder(config.connect().await?)) }))
 }
 
 fn unknown_scheme(address: &Address, scheme: &str) -> LockError {

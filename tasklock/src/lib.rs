@@ -31,6 +31,7 @@
 //! |---|---|
 //! | `macros` (default) | `#[synchronized]` and `#[derive(LockKey)]` |
 //! | `axum` | [`LockError`] as a response: 409 or 503 with `Retry-After` |
+//! | `rabbitmq` | RabbitMQ: `amqp://`, `amqps://`; needs Rust 1.88 |
 //! | `testing` | the conformance suite, fault injection, and `lose`: outside of semver |
 
 pub mod blocking;
@@ -42,6 +43,10 @@ pub use tasklock_core::*;
 
 #[doc(hidden)]
 pub use tasklock_core::__private;
+
+#[cfg(feature = "rabbitmq")]
+#[doc(inline)]
+pub use tasklock_rabbitmq::{ChannelsInUse, RabbitConfig, RabbitLock, lapin};
 
 #[cfg(feature = "macros")]
 pub use tasklock_macros::{LockKey, synchronized};

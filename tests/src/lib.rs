@@ -1,5 +1,7 @@
 //! What the tests of this folder share.
 
+pub mod cancellation;
+
 use std::{
     cell::RefCell,
     fmt,

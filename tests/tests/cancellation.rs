@@ -6,64 +6,11 @@ use tasklock::{
     Locker, MemoryLock, Stats,
     testing::{Fault, Faults, Faulty, Op, poll_times, until_quiet},
 };
-use tasklock_tests::{Polled, other};
-
-/// What an acquisition may meet. `Hang` is not among them: a request that never reaches the store leaves nothing there,
-/// and is given up with its lease.
-const FAULTS: [Option<Fault>; 7] = [
-    None,
-    Some(Fault::Refuse),
-    Some(Fault::LoseReply),
-    Some(Fault::DelayRequest(Duration::from_millis(20))),
-    Some(Fault::DelayReply(Duration::from_millis(20))),
-    Some(Fault::Duplicate),
-    Some(Fault::Straggle(Duration::from_millis(20))),
-];
-
-/// Drops an acquisition after each number of polls, on a key that is free, held, or released meanwhile.
-async fn drop_everywhere(make: impl Fn(MemoryLock) -> (Locker, Faults), on: Op) {
-    for fault in FAULTS {
-        for released_after in [0, 1, 2, 5, usize::MAX] {
-            for polls in 0.. {
-                let store = MemoryLock::new();
-                let (lock, faults) = make(store.clone());
-                let blocker = other(&store);
-                let mut held = None;
-                if released_after > 0 {
-                    held = Some(blocker.acquire("job").await.unwrap());
-                }
-                if let Some(fault) = fault {
-                    faults.next(on, fault);
-                    faults.skip(on, 1);
-                    faults.next(on, fault);
-                }
-                let finished = {
-                    let mut acquisition = pin!(lock.acquire("job"));
-                    let early = poll_times(acquisition.as_mut(), polls.min(released_after)).await;
-                    if polls > released_after {
-                        held = None;
-                    }
-                    match early {
-                        Some(outcome) => Some(outcome),
-                        None => poll_times(acquisition.as_mut(), polls.saturating_sub(released_after)).await,
-                    }
-                };
-                let done = finished.is_some();
-                drop(finished.map(|outcome| outcome.expect("the lock")));
-                drop(held);
-                until_quiet(&lock).await;
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                let at = format!("{fault:?} on {on:?}, released after {released_after}, dropped after {polls}");
-                assert!(store.is_empty(), "{at}: {:?}", blocker.inspect("job").await);
-                assert_eq!(lock.stats(), Stats::default(), "{at}");
-                if done || (released_after == usize::MAX && polls > 12) {
-                    break;
-                }
-                assert!(polls < 1_000, "{at}: never done");
-            }
-        }
-    }
-}
+use tasklock_tests::{
+    Polled,
+    cancellation::{FAULTS, Stage, drop_everywhere},
+    other,
+};
 
 fn pushed(store: MemoryLock) -> (Locker, Faults) {
     let (backend, faults) = Faulty::new(store);
@@ -75,19 +22,34 @@ fn polled(store: MemoryLock) -> (Locker, Faults) {
     (Locker::new(backend).unwrap(), faults)
 }
 
+async fn on_memory(make: impl Fn(MemoryLock) -> (Locker, Faults), on: Op) {
+    let stage = || {
+        let store = MemoryLock::new();
+        let (lock, faults) = make(store.clone());
+        Stage {
+            lock,
+            faults,
+            blocker: other(&store),
+            key: "job".to_owned(),
+            is_empty: Box::new(move || store.is_empty()),
+        }
+    };
+    drop_everywhere(stage, on).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn acquisitions_on_a_store_that_pushes() {
-    drop_everywhere(pushed, Op::TryAcquire).await;
+    on_memory(pushed, Op::TryAcquire).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn acquisitions_on_a_store_that_is_polled() {
-    drop_everywhere(polled, Op::TryAcquire).await;
+    on_memory(polled, Op::TryAcquire).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn withdrawals_that_go_wrong() {
-    drop_everywhere(pushed, Op::Release).await;
+    on_memory(pushed, Op::Release).await;
 }
 
 #[tokio::test(start_paused = true)]

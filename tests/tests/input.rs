@@ -107,7 +107,6 @@ async fn addresses() {
         ("rediss://localhost", "needs the feature `redis`"),
         ("dynamodb://table", "needs the feature `dynamodb`"),
         ("file:///tmp", "needs the feature `local`"),
-        ("amqp://localhost", "needs the feature `rabbitmq`"),
         ("mermory:", "did you mean `memory`?"),
         ("zookeeper://x", "unknown scheme `zookeeper`"),
         ("memory:?tll=5s", "unknown parameter `tll`, did you mean `ttl`?; known: prefix, ttl, wait"),

@@ -9,7 +9,8 @@ use std::{
 use crate::{Failure, cargo};
 
 /// Every program the tests start: its name, the Debian package that has it, who needs it.
-const NEEDED: &[(&str, &str, &str)] = &[];
+const NEEDED: &[(&str, &str, &str)] =
+    &[("rabbitmq-server", "rabbitmq-server", "the tests of RabbitMQ"), ("openssl", "openssl", "the tests of TLS")];
 
 /// A program can be started, or will be after an installation.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,100 @@
+//! A client that is none of tasklock's, to see and spoil what tasklock keeps at the broker.
+
+use std::fmt;
+
+use tasklock::lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties,
+    options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions},
+    types::{AMQPValue, FieldTable},
+};
+
+/// A connection with one channel.
+pub struct Raw {
+    channel: Channel,
+    _connection: Connection,
+}
+
+impl Raw {
+    /// To the broker at this address.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot connect.
+    pub async fn connect(url: &str) -> Self {
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.expect("a connection");
+        let channel = connection.create_channel().await.expect("a channel");
+        channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
+        Raw { channel, _connection: connection }
+    }
+
+    /// How many messages are ready in the queue of a lock, and how many consumers have any.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such queue.
+    pub async fn counts(&self, name: &str) -> (u32, u32) {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let queue = self.channel.queue_declare(queue(name).as_str().into(), options, FieldTable::default()).await;
+        let queue = queue.expect("a queue");
+        (queue.message_count(), queue.consumer_count())
+    }
+
+    /// Puts a second token into the queue of a lock, with this base.
+    pub async fn add_token(&self, name: &str, base: i64) {
+        let mut headers = FieldTable::default();
+        headers.insert("tasklock-kind".into(), AMQPValue::LongString("token".into()));
+        headers.insert("tasklock-base".into(), AMQPValue::LongLongInt(base));
+        self.publish(name, BasicProperties::default().with_delivery_mode(2).with_headers(headers)).await;
+    }
+
+    /// Puts something else into the queue of a lock.
+    pub async fn add_foreign(&self, name: &str) {
+        self.publish(name, BasicProperties::default()).await;
+    }
+
+    /// Takes what nobody has out of the queue of a lock; how much that was.
+    ///
+    /// # Panics
+    ///
+    /// If that is refused.
+    pub async fn purge(&self, name: &str) -> u32 {
+        self.channel.queue_purge(queue(name).as_str().into(), QueuePurgeOptions::default()).await.expect("a purge")
+    }
+
+    /// Removes the queue of a lock.
+    ///
+    /// # Panics
+    ///
+    /// If that is refused.
+    pub async fn delete(&self, name: &str) {
+        let deleted = self.channel.queue_delete(queue(name).as_str().into(), QueueDeleteOptions::default());
+        deleted.await.expect("a removal");
+    }
+
+    /// Makes a queue where the one of a lock would be, with arguments of its own.
+    ///
+    /// # Panics
+    ///
+    /// If that is refused.
+    pub async fn make_classic(&self, name: &str) {
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        let made = self.channel.queue_declare(queue(name).as_str().into(), options, FieldTable::default());
+        made.await.expect("a queue");
+    }
+
+    async fn publish(&self, name: &str, properties: BasicProperties) {
+        let (queue, options) = (queue(name), BasicPublishOptions::default());
+        let confirm = self.channel.basic_publish("".into(), queue.as_str().into(), options, b"", properties);
+        assert!(confirm.await.expect("a message sent").await.expect("an answer").is_ack());
+    }
+}
+
+impl fmt::Debug for Raw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Raw").finish_non_exhaustive()
+    }
+}
+
+fn queue(name: &str) -> String {
+    format!("tasklock.1:{name}")
+}
