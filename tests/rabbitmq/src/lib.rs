@@ -7,7 +7,7 @@ mod raw;
 pub use crate::{
     broker::{Broker, Settings},
     process::Process,
-    raw::Raw,
+    raw::{Raw, Taken},
 };
 
 use std::{

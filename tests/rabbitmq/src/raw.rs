@@ -2,16 +2,23 @@
 
 use std::fmt;
 
+use futures_util::StreamExt;
 use tasklock::lapin::{
-    BasicProperties, Channel, Connection, ConnectionProperties,
-    options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions},
+    BasicProperties, Channel, Connection, ConnectionProperties, Consumer,
+    message::Delivery,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+        QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+    },
     types::{AMQPValue, FieldTable},
 };
+
+use crate::soon;
 
 /// A connection with one channel.
 pub struct Raw {
     channel: Channel,
-    _connection: Connection,
+    connection: Connection,
 }
 
 impl Raw {
@@ -24,7 +31,7 @@ impl Raw {
         let connection = Connection::connect(url, ConnectionProperties::default()).await.expect("a connection");
         let channel = connection.create_channel().await.expect("a channel");
         channel.confirm_select(ConfirmSelectOptions::default()).await.expect("confirms");
-        Raw { channel, _connection: connection }
+        Raw { channel, connection }
     }
 
     /// How many messages are ready in the queue of a lock, and how many consumers have any.
@@ -71,6 +78,21 @@ impl Raw {
         deleted.await.expect("a removal");
     }
 
+    /// Takes the token of a lock, as a holder does.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come.
+    pub async fn take_token(&self, name: &str) -> Taken {
+        let channel = self.connection.create_channel().await.expect("a channel");
+        channel.basic_qos(1, BasicQosOptions::default()).await.expect("a prefetch of one");
+        let (queue, options) = (queue(name), BasicConsumeOptions::default());
+        let consumed = channel.basic_consume(queue.as_str().into(), "raw".into(), options, FieldTable::default());
+        let mut consumer = consumed.await.expect("a consumer");
+        let delivery = soon("the token", consumer.next()).await.expect("a delivery").expect("a delivery");
+        Taken { channel, delivery, _consumer: consumer }
+    }
+
     /// Makes a queue where the one of a lock would be, with arguments of its own.
     ///
     /// # Panics
@@ -86,6 +108,31 @@ impl Raw {
         let (queue, options) = (queue(name), BasicPublishOptions::default());
         let confirm = self.channel.basic_publish("".into(), queue.as_str().into(), options, b"", properties);
         assert!(confirm.await.expect("a message sent").await.expect("an answer").is_ack());
+    }
+}
+
+/// A token that was taken.
+pub struct Taken {
+    channel: Channel,
+    delivery: Delivery,
+    _consumer: Consumer,
+}
+
+impl Taken {
+    /// Destroys it, and leaves the queue.
+    ///
+    /// # Panics
+    ///
+    /// If that is refused.
+    pub async fn destroy(self) {
+        assert!(self.delivery.ack(BasicAckOptions::default()).await.expect("an answer"));
+        self.channel.close(200, "done".into()).await.expect("an end");
+    }
+}
+
+impl fmt::Debug for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Taken").finish_non_exhaustive()
     }
 }
 
