@@ -25,13 +25,11 @@ use crate::{
     config::RabbitConfig,
     layout::queue_of,
     session::Session,
-    subscription::{self, Delivered, Subscription},
+    subscription::{self, Delivered, HAND_OVER, Subscription},
 };
 
 /// How long a token that is known to be free may take to come.
 const SURE: Duration = Duration::from_secs(1);
-/// How long a hand-over that is under way may make a lock look held.
-const HAND_OVER: Duration = Duration::from_millis(250);
 /// How long a withdrawal is remembered.
 const WITHDRAWN: Duration = Duration::from_secs(60);
 

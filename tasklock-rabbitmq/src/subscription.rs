@@ -22,7 +22,7 @@ use lapin::{
 use tasklock_core::{Event, FencingToken, LossReason, Mono, Nonce, StepResult, wall_micros};
 use tokio::{
     sync::{mpsc::UnboundedSender, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
 use crate::{
@@ -35,6 +35,9 @@ use crate::{
 const CLAIM: Duration = Duration::from_secs(3);
 /// How long the active consumer waits for a token before it makes one.
 const TOKEN_WAIT: Duration = Duration::from_secs(3);
+
+/// How long a hand-over that is under way may make a lock look held.
+pub(crate) const HAND_OVER: Duration = Duration::from_millis(250);
 
 /// A place in the line, and later perhaps the lock.
 pub(crate) struct Subscription {
@@ -237,7 +240,11 @@ impl Subscription {
                     }
                 }
                 Message::Token(_) => self.offer(&delivery).await,
-                other => self.drop_message(&delivery, other).await,
+                other => match self.drop_message(&delivery, other).await {
+                    // However many ask, the first of them has been waited for since.
+                    Ok(()) => Ok(by.map_or(Some(TOKEN_WAIT), |by| Some(by.saturating_duration_since(Instant::now())))),
+                    Err(error) => Err(error),
+                },
             };
             match next {
                 Ok(wait) => by = wait.map(|wait| Instant::now() + wait),
@@ -257,9 +264,16 @@ impl Subscription {
         self.nack(delivered.tag).await.map(|()| None)
     }
 
-    /// Whether nothing else is in the queue.
+    /// Whether nothing else is in the queue, nor on its way back into it from the holder before.
     async fn is_alone(&self) -> lapin::Result<bool> {
-        Ok(declare(&self.channel, &self.queue, true).await?.ready == 0)
+        let by = Instant::now() + HAND_OVER;
+        loop {
+            let found = declare(&self.channel, &self.queue, true).await?;
+            if found.ready > 0 || found.consumers <= 1 || Instant::now() >= by {
+                return Ok(found.ready == 0 && found.consumers <= 1);
+            }
+            sleep(HAND_OVER / 25).await;
+        }
     }
 
     /// Makes one token of several, later than all of them. This consumer is the active one throughout: the new token comes
@@ -277,12 +291,11 @@ impl Subscription {
 
     /// Takes something out of the queue that is not a token. What gets it is the active consumer, so a token follows, or
     /// there is none.
-    async fn drop_message(&self, delivery: &Delivery, message: Message) -> lapin::Result<Option<Duration>> {
+    async fn drop_message(&self, delivery: &Delivery, message: Message) -> lapin::Result<()> {
         if message == Message::Foreign {
             tracing::warn!(target: "tasklock", backend = "rabbitmq", queue = %self.queue, "a message that is no lock was dropped");
         }
-        self.channel.basic_ack(delivery.delivery_tag, BasicAckOptions::default()).await?;
-        Ok(Some(TOKEN_WAIT))
+        self.channel.basic_ack(delivery.delivery_tag, BasicAckOptions::default()).await
     }
 
     /// Hands back what nobody took, or makes the token that has not come; whether it made one.

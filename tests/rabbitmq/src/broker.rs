@@ -28,7 +28,7 @@ setsid epmd -address 127.0.0.1 -port "$ERL_EPMD_PORT" </dev/null >/dev/null 2>&1
 setsid "$SERVER" </dev/null >>"$HOME/output" 2>&1 & server=$!
 echo $server >"$HOME/pid.new"; mv "$HOME/pid.new" "$HOME/pid"
 read -r order
-kill -s KILL -- "-$server" "-$names"
+kill -s KILL -- "-$server" "-$names" 2>/dev/null
 wait
 [ "$order" = keep ] || rm -rf "$HOME"
 "#;
@@ -120,6 +120,16 @@ impl Broker {
         }
     }
 
+    /// Ends it in good order, and keeps its data.
+    ///
+    /// # Panics
+    ///
+    /// If it does not run.
+    pub async fn stop(&self) {
+        self.control(&["stop", &self.home.join(format!("data/{}.pid", self.node())).display().to_string()]).await;
+        self.kill();
+    }
+
     /// Ends it at once, and keeps its data.
     ///
     /// # Panics
@@ -178,6 +188,10 @@ impl Broker {
     pub async fn queues(&self, part: &str) -> Vec<String> {
         let all = self.control(&["list_queues", "name", "--no-table-headers"]).await;
         all.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
+    }
+
+    fn node(&self) -> String {
+        format!("tasklock{}@localhost", self.port)
     }
 
     fn output(&self) -> String {

@@ -18,7 +18,7 @@ use std::{
 use tasklock::{Locker, LockerBuilder, RabbitConfig, RabbitLock};
 
 /// Longer than anything here takes; reaching it is a failure.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client of a broker.
 ///
