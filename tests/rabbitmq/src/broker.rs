@@ -48,6 +48,7 @@ pub struct Broker {
     home: PathBuf,
     port: u16,
     tls_port: u16,
+    tls: bool,
     environment: Vec<(&'static str, String)>,
     guard: Mutex<Option<Child>>,
 }
@@ -95,7 +96,7 @@ impl Broker {
             ("RABBITMQ_ADVANCED_CONFIG_FILE", file("advanced.config")),
             ("RABBITMQ_ENABLED_PLUGINS_FILE", file("plugins")),
         ];
-        let broker = Broker { home, port, tls_port, environment, guard: Mutex::default() };
+        let broker = Broker { home, port, tls_port, tls: settings.tls, environment, guard: Mutex::default() };
         broker.restart();
         broker
     }
@@ -114,7 +115,8 @@ impl Broker {
         *guard = Some(command.spawn().expect("sh"));
         drop(guard);
         let start = Instant::now();
-        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        let answers = |port: u16| TcpStream::connect(("127.0.0.1", port)).is_ok();
+        while !answers(self.port) || (self.tls && !answers(self.tls_port)) {
             assert!(start.elapsed() < PATIENCE, "rabbitmq-server does not answer:\n{}", self.output());
             thread::sleep(Duration::from_millis(50));
         }
