@@ -192,6 +192,22 @@ impl Broker {
         all.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
     }
 
+    /// How much memory it has, in MiB.
+    ///
+    /// # Panics
+    ///
+    /// If that cannot be read.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("its status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+    }
+
+    fn pid(&self) -> String {
+        fs::read_to_string(self.home.join("pid")).expect("its process id").trim().to_owned()
+    }
+
     fn node(&self) -> String {
         format!("tasklock{}@localhost", self.port)
     }
@@ -201,8 +217,7 @@ impl Broker {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = fs::read_to_string(self.home.join("pid")).expect("its process id");
-        let group = pid.trim().parse().ok().and_then(Pid::from_raw).expect("a process id");
+        let group = self.pid().parse().ok().and_then(Pid::from_raw).expect("a process id");
         kill_process_group(group, signal).expect("a signal sent");
     }
 

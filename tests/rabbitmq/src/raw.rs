@@ -1,14 +1,17 @@
 //! A client that is none of tasklock's, to see and spoil what tasklock keeps at the broker.
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::join3};
 use tasklock::lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties, Consumer,
     message::Delivery,
     options::{
-        BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-        QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
+        BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions,
+        BasicQosOptions, ConfirmSelectOptions, QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
     },
     types::{AMQPValue, FieldTable},
 };
@@ -91,6 +94,42 @@ impl Raw {
         let mut consumer = consumed.await.expect("a consumer");
         let delivery = soon("the token", consumer.next()).await.expect("a delivery").expect("a delivery");
         Taken { channel, delivery, _consumer: consumer }
+    }
+
+    /// Hands a message to and fro between two consumers, as locks are; how long each took.
+    ///
+    /// # Panics
+    ///
+    /// If the broker refuses.
+    pub async fn hand_overs(&self, name: &str, times: usize) -> Vec<Duration> {
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+        arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
+        let (queue, options) = (queue(name), QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() });
+        self.channel.queue_declare(queue.as_str().into(), options, arguments).await.expect("a queue");
+        self.add_token(name, 1).await;
+        let mut taken = self.take_token(name).await;
+        let mut took = Vec::new();
+        for _ in 0..times {
+            let channel = self.connection.create_channel().await.expect("a channel");
+            channel.basic_qos(1, BasicQosOptions::default()).await.expect("a prefetch of one");
+            let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
+            let consumed = channel.basic_consume(queue.as_str().into(), "raw".into(), options, none);
+            let mut consumer = consumed.await.expect("a consumer");
+            let started = Instant::now();
+            let back = BasicNackOptions { requeue: true, multiple: false };
+            let (cancelled, nacked, next) = join3(
+                taken.channel.basic_cancel("raw".into(), BasicCancelOptions::default()),
+                taken.channel.basic_nack(taken.delivery.delivery_tag, back),
+                consumer.next(),
+            )
+            .await;
+            took.push(started.elapsed());
+            cancelled.and(nacked).expect("handed back");
+            let delivery = next.expect("a delivery").expect("a delivery");
+            taken = Taken { channel, delivery, _consumer: consumer };
+        }
+        took
     }
 
     /// Makes a queue where the one of a lock would be, with arguments of its own.
