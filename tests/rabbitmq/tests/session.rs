@@ -6,17 +6,22 @@ use tasklock::{ChannelsInUse, Demand, Fencing, LockError, LossReason, ReleaseOut
 use tasklock_tests::logged;
 use tasklock_tests_rabbitmq::{Broker, Raw, Settings, builder, locker, name, soon, until};
 
-/// An operator closes the connections: holders are told, waiters get the lock all the same, and tokens rise.
+/// An operator closes a holder's connection: it is told, and the next one has the lock at once, under a higher token.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_closed_by_an_operator() {
-    let broker = Broker::start(Settings::default());
-    let (here, there, key) = (locker(&broker.url()).await, locker(&broker.url()).await, name("closed"));
+async fn a_connection_closed_by_an_operator() {
+    let (broker, key) = (Broker::shared(), name("closed"));
+    broker.control(&["add_user", "doomed", "p"]).await;
+    broker.control(&["set_permissions", "doomed", ".*", ".*", ".*"]).await;
+    let (here, there) = (locker(&broker.url().replace("//", "//doomed:p@")).await, locker(&broker.url()).await);
     let held = here.acquire(&key).await.unwrap();
     let waiter = tokio::spawn({
         let (there, key) = (there.clone(), key.clone());
         async move { there.acquire(&key).await }
     });
-    broker.control(&["close_all_connections", "for the test"]).await;
+    let connections = broker.control(&["list_connections", "pid", "user", "--no-table-headers"]).await;
+    let doomed = connections.lines().filter_map(|line| line.strip_suffix("\tdoomed")).collect::<Vec<_>>();
+    assert_eq!(doomed.len(), 1, "{connections}");
+    broker.control(&["close_connection", doomed[0], "for the test"]).await;
     assert_eq!(soon("the loss", held.lost()).await, LossReason::SessionClosed);
     assert!(!held.is_held());
     let next = soon("the next holder", waiter).await.unwrap().unwrap();
@@ -25,6 +30,28 @@ async fn connections_closed_by_an_operator() {
     assert!(next.is_held(), "the first one's release took it");
     assert!(here.try_acquire(&key).await.unwrap().is_none());
     next.release().await.unwrap();
+    drop(soon("a new connection", here.acquire(&key)).await.unwrap());
+}
+
+/// All of them at once: every holder is told, and every waiter is served in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_connections_closed_by_an_operator() {
+    let broker = Broker::start(Settings::default());
+    let (here, there, key) = (locker(&broker.url()).await, locker(&broker.url()).await, name("closed"));
+    let mut held = vec![here.acquire(&key).await.unwrap()];
+    for _ in 0..10 {
+        held.push(here.acquire(name("closed")).await.unwrap());
+    }
+    let waiter = tokio::spawn({
+        let (there, key) = (there.clone(), key.clone());
+        // It may be granted on a connection that is the next to be closed.
+        async move { there.acquire(&key).await.map(drop) }
+    });
+    broker.control(&["close_all_connections", "for the test"]).await;
+    for guard in held {
+        assert_eq!(soon("the loss", guard.lost()).await, LossReason::SessionClosed);
+    }
+    soon("the waiter", waiter).await.unwrap().unwrap();
     drop(soon("a new connection", here.acquire(&key)).await.unwrap());
 }
 
