@@ -196,12 +196,10 @@ impl Broker {
     ///
     /// # Panics
     ///
-    /// If that cannot be read.
-    #[must_use]
-    pub fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("its status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") / 1024
+    /// If it does not tell.
+    pub async fn memory(&self) -> u64 {
+        let told = self.control(&["eval", "erlang:memory(total)."]).await;
+        told.trim().parse::<u64>().expect("a number") >> 20
     }
 
     fn pid(&self) -> String {

@@ -96,12 +96,12 @@ impl Raw {
         Taken { channel, delivery, _consumer: consumer }
     }
 
-    /// Hands a message to and fro between two consumers, as locks are; how long each took.
+    /// Hands a message to and fro between two connections, as locks are; how long each took.
     ///
     /// # Panics
     ///
     /// If the broker refuses.
-    pub async fn hand_overs(&self, name: &str, times: usize) -> Vec<Duration> {
+    pub async fn hand_overs(&self, other: &Raw, name: &str, times: usize) -> Vec<Duration> {
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
         arguments.insert("x-single-active-consumer".into(), AMQPValue::Boolean(true));
@@ -110,8 +110,9 @@ impl Raw {
         self.add_token(name, 1).await;
         let mut taken = self.take_token(name).await;
         let mut took = Vec::new();
-        for _ in 0..times {
-            let channel = self.connection.create_channel().await.expect("a channel");
+        for n in 0..times {
+            let connection = if n % 2 == 0 { &other.connection } else { &self.connection };
+            let channel = connection.create_channel().await.expect("a channel");
             channel.basic_qos(1, BasicQosOptions::default()).await.expect("a prefetch of one");
             let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
             let consumed = channel.basic_consume(queue.as_str().into(), "raw".into(), options, none);

@@ -34,14 +34,12 @@ async fn main() {
         let mut next = Box::pin(lockers[n % 2].acquire(&key));
         let early = tokio::time::timeout(Duration::from_millis(8), &mut next).await;
         assert!(early.is_err(), "two holders");
-        let started = Instant::now();
-        let (released, granted) = tokio::join!(guard.release(), next);
-        hand_over.0.push(started.elapsed());
+        let (released, granted) = tokio::join!(guard.release(), hand_over.time(next));
         released.unwrap();
         guard = granted.unwrap();
     }
     guard.release().await.unwrap();
-    bare.0 = raw.hand_overs(&name("bare"), CYCLES).await;
+    bare.0 = raw.hand_overs(&Raw::connect(&url).await, &name("bare"), CYCLES).await;
 
     println!("one round trip                          {ping}");
     println!("acquire, nobody waiting                 {acquire}");
@@ -50,7 +48,7 @@ async fn main() {
     println!("hand-over between two connections       {hand_over}");
     println!("the same by cancel and nack alone       {bare}");
 
-    let before = broker.memory();
+    let before = broker.memory().await;
     let (mark, started) = (name("names"), Instant::now());
     let one = builder(&url).await.build().unwrap();
     let mut fresh = Times::default();
@@ -60,12 +58,13 @@ async fn main() {
     }
     println!("acquire, a new name                     {fresh}");
     println!("{names} names, one after the other: {:.1?}", started.elapsed());
-    let full = broker.memory();
+    println!("queues: {}", broker.queues(&mark).await.len());
+    let full = broker.memory().await;
     println!("the broker's memory: {before} MiB before, {full} MiB with them");
     broker.control(&["set_policy", "soon", "^tasklock\\.1", r#"{"expires":1000}"#, "--apply-to", "queues"]).await;
     let started = Instant::now();
     until("gone", async || broker.queues(&mark).await.is_empty()).await;
-    println!("gone {:.1?} after a policy of one second; memory then {} MiB", started.elapsed(), broker.memory());
+    println!("gone {:.1?} after a policy of one second; memory then {} MiB", started.elapsed(), broker.memory().await);
 }
 
 #[derive(Default)]
