@@ -117,6 +117,8 @@ impl Raw {
             let (options, none) = (BasicConsumeOptions::default(), FieldTable::default());
             let consumed = channel.basic_consume(queue.as_str().into(), "raw".into(), options, none);
             let mut consumer = consumed.await.expect("a consumer");
+            // As long as one that waits has waited: a broker at rest is a slower one.
+            tokio::time::sleep(Duration::from_millis(8)).await;
             let started = Instant::now();
             let back = BasicNackOptions { requeue: true, multiple: false };
             let (cancelled, nacked, next) = join3(
