@@ -2,8 +2,11 @@
 
 use std::{error::Error, time::Duration};
 
-use tasklock::{ChannelsInUse, Demand, Fencing, LockError, LossReason, ReleaseOutcome, Renew, testing::until_quiet};
-use tasklock_tests::logged;
+use tasklock::{
+    ChannelsInUse, Demand, Fencing, LockError, LossReason, ReleaseOutcome, Renew,
+    testing::{poll_times, until_quiet},
+};
+use tasklock_tests::{Seen, logged};
 use tasklock_tests_rabbitmq::{Broker, Raw, Settings, builder, locker, name, soon, until};
 
 /// An operator closes a holder's connection: it is told, and the next one has the lock at once, under a higher token.
@@ -181,17 +184,21 @@ async fn fewer_channels_than_asked_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_waiter_that_is_not_polled() {
     let url = Broker::shared().url();
-    let (holder, hung, next) = (locker(&url).await, locker(&url).await, locker(&url).await);
-    let key = name("hung");
+    let (holder, key, seen) = (locker(&url).await, name("hung"), Seen::default());
+    let hung = builder(&url).await.observer(seen.clone()).build().unwrap();
+    let next = builder(&url).await.observer(seen.clone()).build().unwrap();
     let held = holder.acquire(&key).await.unwrap();
     let mut unpolled = Box::pin(hung.acquire(&key));
     // Until it is in the broker's queue.
-    assert!(tasklock::testing::poll_times(unpolled.as_mut(), 40).await.is_none());
+    while seen.count("waiting") < 1 {
+        assert!(poll_times(unpolled.as_mut(), 1).await.is_none(), "two holders");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let waiter = tokio::spawn({
         let (next, key) = (next.clone(), key.clone());
         async move { next.acquire(&key).await }
     });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until("the one behind is in the queue", async || seen.count("waiting") == 2).await;
     held.release().await.unwrap();
     soon("the one behind", waiter).await.unwrap().unwrap().release().await.unwrap();
     drop(soon("the one that hung", unpolled).await.unwrap());
