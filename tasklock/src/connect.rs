@@ -1,5 +1,7 @@
 //! From an address to a locker.
 
+mod schemes;
+
 use std::{
     collections::HashMap,
     fmt,
@@ -8,8 +10,10 @@ use std::{
     time::Duration,
 };
 
-use tasklock_core::{BoxFuture, InvalidUrl, LockError, Locker, LockerBuilder, MemoryLock, Ttl, Wait};
+use tasklock_core::{BoxFuture, InvalidUrl, LockError, Locker, LockerBuilder, Ttl, Wait};
 use url::Url;
+
+use self::schemes::FEATURES;
 
 /// Connects to the store at `url` and gives a locker over it.
 ///
@@ -23,6 +27,7 @@ use url::Url;
 /// | `rediss://…`, `valkeys://…` | the same, by TLS | `redis-tls` |
 /// | `redis+unix:///path`, `unix:///path` | the same, on this machine | `redis` |
 /// | `dynamodb://table?region=…&endpoint=…` | a DynamoDB table; credentials come from where the AWS SDK looks | `dynamodb` |
+/// | `amqp://user:password@host:5672/vhost`, `amqps://…` | a RabbitMQ broker; `RabbitConfig` has its parameters | `rabbitmq` |
 /// | your own | see [`register_scheme`] | |
 ///
 /// All take the parameters `prefix`, `ttl` (`30s`, `500ms`, `2m`, or `never`) and `wait` (the same, `0s` for a single
@@ -75,106 +80,14 @@ pub(crate) async fn connect_over(
     let scheme = address.url.scheme().to_owned();
     let registered = schemes().get(&scheme).cloned();
     let common = Common::take(&mut address)?;
-    let builder: Connecting = match (scheme.as_str(), registered) {
-        ("memory", _) => {
-            let builder = memory(&address);
-            Box::pin(async { builder })
-        }
-        #[cfg(feature = "local")]
-        ("file" | "socket", _) => local(&mut address)?,
-        #[cfg(feature = "redis")]
-        ("redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix", _) => redis(&mut address)?,
-        #[cfg(feature = "dynamodb")]
-        ("dynamodb", _) => dynamodb(&mut address)?,
-        (_, Some(make)) => make(&mut address),
-        _ => return Err(unknown_scheme(&address, &scheme)),
+    let builder = match (schemes::own(&scheme, &mut address)?, registered) {
+        (Some(own), _) => own,
+        (None, Some(make)) => make(&mut address),
+        (None, None) => return Err(unknown_scheme(&address, &scheme)),
     };
     // Before the first connection is made.
     address.nothing_left()?;
     Ok(common.apply(defaults(builder.await?)))
-}
-
-/// Schemes that belong to backends of this project, and the features that bring them.
-const FEATURES: [(&str, &str); 13] = [
-    ("redis", "redis"),
-    ("rediss", "redis-tls"),
-    ("valkey", "redis"),
-    ("valkeys", "redis-tls"),
-    ("redis+unix", "redis"),
-    ("valkey+unix", "redis"),
-    ("unix", "redis"),
-    ("dynamodb", "dynamodb"),
-    ("file", "local"),
-    ("socket", "local"),
-    ("amqp", "rabbitmq"),
-    ("amqps", "rabbitmq"),
-    ("postgres", "postgres"),
-];
-
-fn memory(address: &Address) -> Result<LockerBuilder, LockError> {
-    if address.url.has_authority() {
-        return Err(address.wrong("write `memory:` or `memory:name`").into());
-    }
-    Ok(match address.url.path() {
-        "" => Locker::builder(MemoryLock::new()),
-        name => Locker::builder(MemoryLock::named(name)),
-    })
-}
-
-#[cfg(feature = "local")]
-fn local(address: &mut Address) -> Result<Connecting, LockError> {
-    let (scheme, url) = (address.url.scheme(), &address.url);
-    let wrong = || address.wrong(format!("write `{scheme}:` or `{scheme}:///directory`"));
-    if address.relative || url.host_str().is_some() || url.fragment().is_some() {
-        return Err(wrong().into());
-    }
-    let mut config = tasklock_local::LocalConfig::new();
-    if !matches!(url.path(), "" | "/") {
-        config = config.directory(url.to_file_path().map_err(|()| wrong())?);
-    }
-    let socket = scheme == "socket";
-    config = config.network(match address.take("network").as_deref() {
-        None | Some("refuse") => false,
-        Some("allow") => true,
-        Some(other) => return Err(address.wrong(format!("`network={other}`: write `allow` or `refuse`")).into()),
-    });
-    Ok(Box::pin(async move {
-        Ok(if socket {
-            Locker::builder(tasklock_local::SocketLock::open(&config).await?)
-        } else {
-            Locker::builder(tasklock_local::FileLock::open(&config)?)
-        })
-    }))
-/// Which parameters there are depends on the scheme: the backend says.
-#[cfg(feature = "redis")]
-fn redis(address: &mut Address) -> Result<Connecting, LockError> {
-    let mut config = tasklock_redis::RedisConfig::from_parsed(&address.url)?;
-    for name in config.parameters() {
-        if let Some(value) = address.take(name) {
-            config = config.parameter(name, &value)?;
-        }
-    }
-    Ok(Box::pin(async { Ok(Locker::builder(config.connect().await?)) }))
-}
-
-#[cfg(feature = "dynamodb")]
-fn dynamodb(address: &mut Address) -> Result<Connecting, InvalidUrl> {
-    let (region, endpoint) = (address.take("region"), address.take("endpoint"));
-    let url = address.url();
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(address.wrong("credentials are not part of it: they come from where the AWS SDK looks"));
-    }
-    let (Some(table), None, "" | "/") = (url.host_str(), url.port(), url.path()) else {
-        return Err(address.wrong("write `dynamodb://table?region=…`"));
-    };
-    let mut builder = tasklock_dynamo::DynamoLock::builder(table);
-    if let Some(region) = region {
-        builder = builder.region(region);
-    }
-    if let Some(endpoint) = endpoint {
-        builder = builder.endpoint(endpoint);
-    }
-    Ok(Box::pin(builder.connect()))
 }
 
 fn unknown_scheme(address: &Address, scheme: &str) -> LockError {

@@ -31,9 +31,10 @@
 //! |---|---|
 //! | `macros` (default) | `#[synchronized]` and `#[derive(LockKey)]` |
 //! | `local` | `file:` and `socket:`: locks between the processes of one machine, without a server |
-//! | `redis` | Redis and Valkey: `redis://…` |
+//! | `redis` | Redis and Valkey: `redis://…`; this and the next three need Rust 1.88 |
 //! | `redis-tls` | the same by TLS: `rediss://…` |
 //! | `dynamodb` | DynamoDB: `dynamodb://…`, or the module of this name |
+//! | `rabbitmq` | RabbitMQ: `amqp://…`, `amqps://…` |
 //! | `axum` | [`LockError`] as a response: 409 or 503 with `Retry-After` |
 //! | `testing` | the conformance suite, fault injection, and `lose`: outside of semver |
 
@@ -52,6 +53,9 @@ pub use tasklock_dynamo as dynamodb;
 #[cfg(feature = "local")]
 #[doc(inline)]
 pub use tasklock_local::{FileLock, LocalConfig, LocalError, SocketLock};
+#[cfg(feature = "rabbitmq")]
+#[doc(inline)]
+pub use tasklock_rabbitmq::{ChannelsInUse, RabbitConfig, RabbitLock, lapin};
 #[cfg(feature = "redis")]
 #[doc(inline)]
 pub use tasklock_redis::{RedisConfig, RedisLock, redis};

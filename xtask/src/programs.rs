@@ -9,8 +9,11 @@ use std::{
 use crate::{Failure, cargo};
 
 /// Every program the tests start: its name, the Debian package that has it, who needs it.
-const NEEDED: &[(&str, &str, &str)] =
-    &[("redis-server", "redis-server", "the tests of Redis"), ("openssl", "openssl", "the tests of TLS")];
+const NEEDED: &[(&str, &str, &str)] = &[
+    ("openssl", "openssl", "the tests of TLS"),
+    ("rabbitmq-server", "rabbitmq-server", "the tests of RabbitMQ"),
+    ("redis-server", "redis-server", "the tests of Redis"),
+];
 
 /// A program can be started, or will be after an installation.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,118 @@
+//! The schemes of this project's own backends: each takes from an address the parameters it knows.
+
+use tasklock_core::{LockError, Locker, MemoryLock};
+
+use super::{Address, Connecting};
+
+/// Schemes that belong to backends of this project, and the features that bring them.
+pub(super) const FEATURES: [(&str, &str); 13] = [
+    ("redis", "redis"),
+    ("rediss", "redis-tls"),
+    ("valkey", "redis"),
+    ("valkeys", "redis-tls"),
+    ("redis+unix", "redis"),
+    ("valkey+unix", "redis"),
+    ("unix", "redis"),
+    ("dynamodb", "dynamodb"),
+    ("file", "local"),
+    ("socket", "local"),
+    ("amqp", "rabbitmq"),
+    ("amqps", "rabbitmq"),
+    ("postgres", "postgres"),
+];
+
+/// The one of this scheme, if it is compiled in.
+pub(super) fn own(scheme: &str, address: &mut Address) -> Result<Option<Connecting>, LockError> {
+    Ok(Some(match scheme {
+        "memory" => memory(address)?,
+        #[cfg(feature = "local")]
+        "file" | "socket" => local(address)?,
+        #[cfg(feature = "redis")]
+        "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix" => redis(address)?,
+        #[cfg(feature = "dynamodb")]
+        "dynamodb" => dynamodb(address)?,
+        #[cfg(feature = "rabbitmq")]
+        "amqp" | "amqps" => rabbitmq(address)?,
+        _ => return Ok(None),
+    }))
+}
+
+fn memory(address: &Address) -> Result<Connecting, LockError> {
+    if address.url.has_authority() {
+        return Err(address.wrong("write `memory:` or `memory:name`").into());
+    }
+    let store = match address.url.path() {
+        "" => MemoryLock::new(),
+        name => MemoryLock::named(name),
+    };
+    Ok(Box::pin(async { Ok(Locker::builder(store)) }))
+}
+
+#[cfg(feature = "local")]
+fn local(address: &mut Address) -> Result<Connecting, LockError> {
+    let (scheme, url) = (address.url.scheme(), &address.url);
+    let wrong = || address.wrong(format!("write `{scheme}:` or `{scheme}:///directory`"));
+    if address.relative || url.host_str().is_some() || url.fragment().is_some() {
+        return Err(wrong().into());
+    }
+    let mut config = tasklock_local::LocalConfig::new();
+    if !matches!(url.path(), "" | "/") {
+        config = config.directory(url.to_file_path().map_err(|()| wrong())?);
+    }
+    let socket = scheme == "socket";
+    config = config.network(match address.take("network").as_deref() {
+        None | Some("refuse") => false,
+        Some("allow") => true,
+        Some(other) => return Err(address.wrong(format!("`network={other}`: write `allow` or `refuse`")).into()),
+    });
+    Ok(Box::pin(async move {
+        Ok(if socket {
+            Locker::builder(tasklock_local::SocketLock::open(&config).await?)
+        } else {
+            Locker::builder(tasklock_local::FileLock::open(&config)?)
+        })
+    }))
+}
+
+/// Which parameters there are depends on the scheme: the backend says.
+#[cfg(feature = "redis")]
+fn redis(address: &mut Address) -> Result<Connecting, LockError> {
+    let mut config = tasklock_redis::RedisConfig::from_parsed(&address.url)?;
+    for name in config.parameters() {
+        if let Some(value) = address.take(name) {
+            config = config.parameter(name, &value)?;
+        }
+    }
+    Ok(Box::pin(async { Ok(Locker::builder(config.connect().await?)) }))
+}
+
+#[cfg(feature = "dynamodb")]
+fn dynamodb(address: &mut Address) -> Result<Connecting, LockError> {
+    let (region, endpoint) = (address.take("region"), address.take("endpoint"));
+    let url = address.url();
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(address.wrong("credentials are not part of it: they come from where the AWS SDK looks").into());
+    }
+    let (Some(table), None, "" | "/") = (url.host_str(), url.port(), url.path()) else {
+        return Err(address.wrong("write `dynamodb://table?region=…`").into());
+    };
+    let mut builder = tasklock_dynamo::DynamoLock::builder(table);
+    if let Some(region) = region {
+        builder = builder.region(region);
+    }
+    if let Some(endpoint) = endpoint {
+        builder = builder.endpoint(endpoint);
+    }
+    Ok(Box::pin(builder.connect()))
+}
+
+#[cfg(feature = "rabbitmq")]
+fn rabbitmq(address: &mut Address) -> Result<Connecting, LockError> {
+    let mut config = tasklock_rabbitmq::RabbitConfig::from_parsed(&address.url)?;
+    for name in config.parameters() {
+        if let Some(value) = address.take(name) {
+            config = config.parameter(name, &value)?;
+        }
+    }
+    Ok(Box::pin(async { Ok(Locker::builder(config.connect().await?)) }))
+}
