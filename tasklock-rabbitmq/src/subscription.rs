@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -22,6 +22,7 @@ use lapin::{
 use tasklock_core::{Event, FencingToken, LossReason, Mono, Nonce, StepResult, wall_micros};
 use tokio::{
     sync::{mpsc::UnboundedSender, watch},
+    task::JoinHandle,
     time::{Instant, sleep, sleep_until},
 };
 
@@ -48,6 +49,8 @@ pub(crate) struct Subscription {
     phase: watch::Sender<Phase>,
     /// When it was last known that the queue has, or had, a token.
     asked: AtomicU64,
+    /// What has the channel as well, until it is done.
+    reader: Mutex<Option<JoinHandle<()>>>,
     lost: UnboundedSender<Event>,
 }
 
@@ -103,10 +106,12 @@ impl Subscription {
         }
         let asked = AtomicU64::new(session.clock().now().as_nanos());
         let (phase, _) = watch::channel(Phase::Waiting);
-        let subscription = Arc::new(Subscription { nonce, queue, tag, channel, phase, asked, lost });
+        let subscription =
+            Arc::new(Subscription { nonce, queue, tag, channel, phase, asked, reader: Mutex::default(), lost });
         // A second message may be a second token: ours, or one that is ready although somebody holds.
         let doubtful = is_fresh || found.ready > 1 || (found.ready > 0 && found.consumers > 0);
-        tokio::spawn(subscription.clone().read(consumer, doubtful));
+        let reader = tokio::spawn(subscription.clone().read(consumer, doubtful));
+        subscription.reader().replace(reader);
         Ok((subscription, is_fresh || (found.ready > 0 && found.consumers == 0)))
     }
 
@@ -185,13 +190,16 @@ impl Subscription {
             Phase::Offered(delivered) | Phase::Held(delivered) => Some(delivered),
         };
         let left = self.session().answered("leaving a queue", self.give_back(delivered)).await;
-        if left.is_err() {
-            self.finish();
-        }
-        let mut phases = self.phase.subscribe();
-        let reader = phases.wait_for(|phase| *phase == Phase::Ended);
-        if tokio::time::timeout(self.session().timeout(), reader).await.is_ok() && left.is_ok() {
-            self.channel.is_clean();
+        let reader = self.reader().take();
+        match (&left, reader) {
+            (Err(_), _) => self.finish(),
+            // Until the reader is gone the channel is in use.
+            (Ok(()), Some(reader)) => {
+                if matches!(tokio::time::timeout(self.session().timeout(), reader).await, Ok(Ok(()))) {
+                    self.channel.is_clean();
+                }
+            }
+            (Ok(()), None) => {}
         }
         left.map(|()| matches!(before, Phase::Held(_)))
     }
@@ -350,6 +358,10 @@ impl Subscription {
             ),
         }
         let _ = self.lost.send(Event::Lost(self.nonce, LossReason::SessionClosed));
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn finish(&self) {

@@ -18,7 +18,7 @@ struct Process {
 
 impl Process {
     fn start(emulator: &Emulator, ttl: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_holder"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dynamodb_holder"));
         command.arg(url(emulator, ttl)).args(arguments);
         with_credentials(&mut command).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().expect("the holder's program");
@@ -147,7 +147,7 @@ async fn without_credentials_or_region_it_says_so() {
         assert!(!output.status.success());
         String::from_utf8(output.stdout).unwrap()
     };
-    let program = || Command::new(env!("CARGO_BIN_EXE_holder"));
+    let program = || Command::new(env!("CARGO_BIN_EXE_dynamodb_holder"));
     let told = run(&url(&emulator, "1s"), without_credentials(&mut program())).await;
     assert!(told.contains("no credentials"), "{told}");
     let told = run("dynamodb://locks", with_credentials(&mut program())).await;
@@ -166,7 +166,7 @@ async fn without_credentials_or_region_it_says_so() {
 #[tokio::test]
 async fn quickstart() {
     let emulator = Emulator::start().await;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quickstart"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dynamodb_quickstart"));
     with_credentials(&mut command).env("TASKLOCK_URL", url(&emulator, "30s")).kill_on_drop(true);
     let output = in_time(command.output()).await.unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned();

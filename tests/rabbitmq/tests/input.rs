@@ -81,7 +81,7 @@ async fn by_tls() {
 /// The example as it is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn quickstart() {
-    let mut example = tokio::process::Command::new(env!("CARGO_BIN_EXE_quickstart"));
+    let mut example = tokio::process::Command::new(env!("CARGO_BIN_EXE_rabbitmq_quickstart"));
     example.env("TASKLOCK_URL", Broker::shared().url()).stdin(Stdio::null()).kill_on_drop(true);
     let output = soon("its end", example.output()).await.unwrap();
     let said = String::from_utf8_lossy(&output.stdout);

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use tasklock::{Fence, Stats};
 use tasklock_tests_rabbitmq::{Broker, Process, locker, name, soon};
 
-const HOLDER: &str = env!("CARGO_BIN_EXE_holder");
+const HOLDER: &str = env!("CARGO_BIN_EXE_rabbitmq_holder");
 
 fn url() -> String {
     // Two to three seconds until a process that stands still is missed.

@@ -1,0 +1,1 @@
+//! Tests of the macros, in a package of their own.
