@@ -1,14 +1,9 @@
 //! `on_error` runs after the body had the arguments.
 
-use tasklock::{LockKey, synchronized};
-
-#[derive(LockKey)]
-struct Name {
-    id: u8,
-}
+use tasklock::synchronized;
 
 #[synchronized("name", on_error = |_| name)]
-async fn moved(name: Name) -> Name {
+async fn moved(name: String) -> String {
     name
 }
 
