@@ -113,7 +113,7 @@ async fn a_hold_longer_than_the_consumer_timeout() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_stands_still() {
     let broker = Broker::start(Settings::default());
-    let url = format!("{}?heartbeat=1s&timeout=500ms", broker.url());
+    let url = format!("{}?heartbeat=2s&timeout=3s", broker.url());
     // Nothing else would end it: neither renewal nor ttl.
     let lock = builder(&url).await.ttl(Duration::from_secs(3600)).renew(Renew::Off).build().unwrap();
     let held = lock.acquire(name("still")).await.unwrap();
