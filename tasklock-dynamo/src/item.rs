@@ -151,6 +151,8 @@ impl Record {
             return Err(DynamoError::NewerFormat { table, key, found, known: FORMAT });
         }
         let token = count("tok")?.unwrap_or(0);
+        // A withdrawal compares it, and another type is neither less nor more.
+        count("gone_at")?;
         let gone = GONE.iter().filter_map(|name| item.get(*name)?.as_ss().ok()).flatten().cloned().collect();
         let Some(own) = item.get("own") else { return Ok(Record { held: None, token, gone }) };
         let own = own.as_s().ok().and_then(|own| nonce(own));

@@ -158,6 +158,7 @@ async fn damaged_items() {
         ("tok", json!({"S": "41"})),
         ("tok", json!({"N": "1e30"})),
         ("fmt", json!({"S": "1"})),
+        ("gone_at", json!({"S": "7"})),
     ] {
         let mut item = held();
         item[name] = value.clone();
