@@ -4,6 +4,8 @@
 //! order that rotates, so that whatever else the machine does meets all of them alike. Figures are medians over the
 //! rounds; compare them within one run only. Nothing is asserted.
 
+#[cfg(feature = "dynamodb")]
+mod dynamodb;
 mod local;
 mod memory;
 mod ours;
@@ -19,12 +21,15 @@ use crate::subject::Failure;
 
 const USAGE: &str = "\
 usage: tasklock-benches [--quick] [--rounds N] [--part NAME] [--only TEXT] [--json PATH]
+                        [--dynamodb-lock PATH]
 
   --quick       few short rounds: does it run, not what it measures
   --rounds N    rounds per table
-  --part NAME   only this part: memory, local, redis
+  --part NAME   only this part: memory, local, redis, dynamodb
   --only TEXT   only subjects whose name contains TEXT (may be repeated)
-  --json PATH   also write the figures to PATH";
+  --json PATH   also write the figures to PATH
+
+  --dynamodb-lock PATH  the program built from benches/dynamodb-lock, a peer";
 
 /// How long a run takes.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +43,9 @@ struct Plan {
     redis_cycles: usize,
     /// How long a round works on distinct keys.
     redis_span: Duration,
+    /// Each cycle of a peer is three requests to an emulator in the same process.
+    #[cfg_attr(not(feature = "dynamodb"), allow(dead_code))]
+    dynamodb_cycles: usize,
     crowd_rounds: usize,
     /// How long a round of several processes takes.
     crowd_span: Duration,
@@ -51,6 +59,7 @@ impl Plan {
         redis_rounds: 11,
         redis_cycles: 2_000,
         redis_span: Duration::from_millis(500),
+        dynamodb_cycles: 500,
         crowd_rounds: 5,
         crowd_span: Duration::from_secs(2),
     };
@@ -61,6 +70,7 @@ impl Plan {
         redis_rounds: 3,
         redis_cycles: 200,
         redis_span: Duration::from_millis(50),
+        dynamodb_cycles: 50,
         crowd_rounds: 1,
         crowd_span: Duration::from_millis(300),
     };
@@ -78,12 +88,14 @@ struct Arguments {
     part: Option<String>,
     only: Vec<String>,
     json: Option<PathBuf>,
+    #[cfg_attr(not(feature = "dynamodb"), allow(dead_code))]
+    dynamodb_lock: Option<PathBuf>,
 }
 
 impl Arguments {
     /// `None` when only the usage was asked for.
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
-        let mut parsed = Self { plan: Plan::FULL, part: None, only: Vec::new(), json: None };
+        let mut parsed = Self { plan: Plan::FULL, part: None, only: Vec::new(), json: None, dynamodb_lock: None };
         let mut rounds = None;
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
@@ -93,6 +105,7 @@ impl Arguments {
                 "--part" => parsed.part = Some(value()?),
                 "--only" => parsed.only.push(value()?),
                 "--json" => parsed.json = Some(value()?.into()),
+                "--dynamodb-lock" => parsed.dynamodb_lock = Some(value()?.into()),
                 "--help" | "-h" => return Ok(None),
                 _ => return Err(format!("unknown argument {word}\n{USAGE}")),
             }
@@ -141,6 +154,11 @@ fn main() -> Result<(), Failure> {
     }
     if arguments.has("redis") {
         parts.push(redis::run(&runtime, arguments.plan, |name| arguments.wants(name))?);
+    }
+    #[cfg(feature = "dynamodb")]
+    if arguments.has("dynamodb") {
+        let apart = arguments.dynamodb_lock.as_deref();
+        parts.push(dynamodb::run(&runtime, arguments.plan, apart, |name| arguments.wants(name))?);
     }
     if parts.iter().flat_map(|part| &part.tables).all(|table| table.rows.is_empty()) {
         return Err("no part or subject has such a name".into());

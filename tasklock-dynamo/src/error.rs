@@ -160,7 +160,7 @@ impl DynamoError {
         let (name, table) = (code.unwrap_or("no code").to_owned(), table.to_owned());
         match name.as_str() {
             "ResourceNotFoundException" => Self::NoTable { table },
-            "AccessDeniedException" => Self::Denied { action, table, code: name },
+            "AccessDeniedException" => Self::Denied { action: right(action), table, code: name },
             "InvalidSignatureException" | "RequestExpired" | "RequestTimeTooSkewed" if is_about_time(message) => {
                 Self::Clock { message: message.to_owned() }
             }
@@ -245,6 +245,11 @@ fn mentions_credentials(error: &(dyn Error + 'static)) -> bool {
     links(error).any(|e| e.to_string().contains("credential"))
 }
 
+/// The right that an operation needs. A transaction has none of its own, but those of its parts.
+fn right(action: &'static str) -> &'static str {
+    if action == "TransactWriteItems" { "UpdateItem" } else { action }
+}
+
 fn is_about_time(message: &str) -> bool {
     ["expired", "not yet current", "skew", "too old"].iter().any(|word| message.contains(word))
 }
@@ -276,6 +281,12 @@ mod tests {
         }
         let denied = told(400, "AccessDeniedException", "");
         assert!(!denied.is_retryable() && denied.to_string().contains("dynamodb:UpdateItem"), "{denied}");
+    }
+
+    #[test]
+    fn a_transaction_needs_the_rights_of_its_parts() {
+        let denied = DynamoError::told("TransactWriteItems", "locks", 400, Some("AccessDeniedException"), "");
+        assert!(denied.to_string().contains("allow dynamodb:UpdateItem"), "{denied}");
     }
 
     #[test]

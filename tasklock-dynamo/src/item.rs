@@ -18,6 +18,9 @@ pub(crate) const PURGE: &str = "purge_at";
 /// How long after its last use an item is rubbish. Clocks of clients may be wrong by nearly as much: the table must not
 /// take an item in use for rubbish, and a token that begins anew by the clock must be above those before.
 const KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The end of the year 9999: when an item that is held for ever is rubbish. Not absent, or a withdrawal by one who
+/// waits for it would set a nearer end.
+const NEVER: u64 = 253_402_300_799;
 /// Longer than a signed request is accepted, clocks set wrong included. A withdrawal is remembered for one period at
 /// least, and forgotten by the second withdrawal of a later one.
 const PERIOD: Duration = Duration::from_secs(15 * 60);
@@ -148,6 +151,8 @@ impl Record {
             return Err(DynamoError::NewerFormat { table, key, found, known: FORMAT });
         }
         let token = count("tok")?.unwrap_or(0);
+        // A withdrawal compares it, and another type is neither less nor more.
+        count("gone_at")?;
         let gone = GONE.iter().filter_map(|name| item.get(*name)?.as_ss().ok()).flatten().cloned().collect();
         let Some(own) = item.get("own") else { return Ok(Record { held: None, token, gone }) };
         let own = own.as_s().ok().and_then(|own| nonce(own));
@@ -190,14 +195,11 @@ pub(crate) fn key(key: &Key) -> AttributeValue {
 
 /// The part of an update that says how long it holds. An item that holds for ever is never rubbish.
 fn lasting(lease: Option<Duration>, values: &mut Item) -> String {
-    match lease {
-        Some(lease) => {
-            values.insert(":ld".to_owned(), number(u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)));
-            values.insert(":purge".to_owned(), purge_at());
-            format!(", ld = :ld, {PURGE} = :purge")
-        }
-        None => format!(" REMOVE ld, {PURGE}"),
-    }
+    let purge = if lease.is_some() { purge_at() } else { number(NEVER) };
+    values.insert(":purge".to_owned(), purge);
+    let Some(lease) = lease else { return format!(", {PURGE} = :purge REMOVE ld") };
+    values.insert(":ld".to_owned(), number(u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)));
+    format!(", ld = :ld, {PURGE} = :purge")
 }
 
 fn withdrawal(nonce: Nonce) -> Item {

@@ -26,7 +26,7 @@
 //! | `gone`, `gone_before` (SS), `gone_at` (N) | nonces that were withdrawn in the quarter-hour `gone_at`, and before |
 //! | `holder` (M) | name, host, pid, application and date of the holder, or of the last one: for people |
 //! | `fmt` (N) | the format, 1 |
-//! | `purge_at` (N) | for the table's time to live, 30 days ahead; absent while held for ever |
+//! | `purge_at` (N) | for the table's time to live, 30 days ahead; the end of the year 9999 while held for ever |
 //!
 //! # Protocol
 //!

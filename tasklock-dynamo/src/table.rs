@@ -27,8 +27,8 @@ impl DynamoLock {
     ///
     /// # Errors
     ///
-    /// [`DynamoError::KeySchema`] if there is a table of this name for something else; [`DynamoError::Denied`] names
-    /// the right that is missing.
+    /// [`DynamoError::KeySchema`] if there is a table of this name for something else; [`DynamoError::Refused`] if it is
+    /// being deleted, or cannot be used for another reason; [`DynamoError::Denied`] names the right that is missing.
     ///
     /// # Cancel safety
     ///
@@ -110,8 +110,19 @@ impl DynamoLock {
             match told.map_err(|error| DynamoError::of("DescribeTable", table, &error)) {
                 Ok(told) => match told.table {
                     Some(told) if !is_for_locks(&told) => return Err(DynamoError::KeySchema { table: table.clone() }),
-                    Some(told) if told.table_status == Some(TableStatus::Active) => break,
-                    _ => {}
+                    Some(told) => match told.table_status {
+                        Some(TableStatus::Active) => break,
+                        Some(TableStatus::Creating | TableStatus::Updating) | None => {}
+                        Some(other) => {
+                            let message = "it cannot be used, and is not being made".to_owned();
+                            return Err(DynamoError::Refused {
+                                action: "CreateTable",
+                                code: format!("table `{table}` is {other}"),
+                                message,
+                            });
+                        }
+                    },
+                    None => {}
                 },
                 Err(DynamoError::NoTable { .. }) if look < UNSEEN => {}
                 Err(error) => return Err(error),

@@ -60,13 +60,35 @@ fn ci() -> Result<(), Failure> {
 }
 
 fn bench(arguments: &[String]) -> Result<(), Failure> {
-    let figures = target()?.join("bench.json");
+    let target = target()?;
+    let mut run = cargo::command("run");
+    run.args(["--profile", "bench", "--package", "tasklock-benches"]);
+    // Only where it is measured: the AWS crates take minutes.
+    let part = arguments.iter().position(|word| word == "--part").and_then(|at| arguments.get(at + 1));
+    let peer = if part.is_none_or(|part| part == "dynamodb") {
+        run.args(["--features", "dynamodb"]);
+        Some(dynamodb_lock(&target)?)
+    } else {
+        None
+    };
+    run.arg("--").arg("--json").arg(target.join("bench.json")).args(arguments);
+    if let Some(peer) = peer {
+        run.arg("--dynamodb-lock").arg(peer);
+    }
+    cargo::run(&mut run)
+}
+
+/// Builds the peer that is kept out of the workspace.
+fn dynamodb_lock(target: &Path) -> Result<PathBuf, Failure> {
+    let (folder, built) = (workspace().join("benches/dynamodb-lock"), target.join("dynamodb-lock"));
     cargo::run(
-        cargo::command("run")
-            .args(["--profile", "bench", "--package", "tasklock-benches", "--", "--json"])
-            .arg(figures)
-            .args(arguments),
-    )
+        cargo::command("build")
+            .args(["--release", "--manifest-path"])
+            .arg(folder.join("Cargo.toml"))
+            .arg("--target-dir")
+            .arg(&built),
+    )?;
+    Ok(built.join("release/tasklock-benches-dynamodb-lock"))
 }
 
 fn workspace() -> PathBuf {

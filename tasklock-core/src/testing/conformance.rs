@@ -83,6 +83,8 @@ pub async fn run_all<B: AsyncLock, F: AsyncFn() -> B>(make: F) {
 /// The longest a case takes on a store that answers.
 const CASE: Duration = Duration::from_secs(120);
 const TTL: Duration = Duration::from_secs(20);
+/// For what takes a whole lease. A machine too busy for the first loses it rightly, and is given a longer one.
+const SHORT_TTLS: [Duration; 3] = [Duration::from_millis(400), Duration::from_secs(2), Duration::from_secs(10)];
 
 impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
     /// A suite whose keys meet those of no other run.
@@ -139,7 +141,7 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         let token = granted(store.try_acquire(&holder).await, "a free key");
         assert_eq!(released(store.release(&Claim::of(&stranger)).await), Released::NotOwner);
         let claims = [Claim::of(&stranger), Claim::of(&holder)];
-        let renewed = store.renew(&claims).await;
+        let renewed = renew(&store, &claims).await;
         assert_eq!(renewed.len(), 2, "one outcome a claim");
         assert!(matches!(renewed[0], Ok(Renewed::NotOwner)), "a stranger renewed: {:?}", renewed[0]);
         let Ok(Renewed::Held { token: told, .. }) = renewed[1] else { panic!("the holder did not: {:?}", renewed[1]) };
@@ -264,22 +266,35 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
 
     /// What the store promises, to a first question, a repeated one or a renewal, it keeps.
     pub async fn promises_are_kept(&self) {
-        let (store, key) = (self.client().await, self.key("promise"));
-        if store.capabilities().expiry != Expiry::Server {
+        if self.client().await.capabilities().expiry != Expiry::Server {
             return;
         }
+        for ttl in SHORT_TTLS {
+            if self.keeps_promises(ttl).await {
+                return;
+            }
+        }
+        panic!("renewed within its ttl, and no more the owner");
+    }
+
+    /// False if the lease was over before it could be renewed.
+    async fn keeps_promises(&self, ttl: Duration) -> bool {
+        let (store, key) = (self.client().await, self.key(&format!("promise {ttl:?}")));
         let clock = Clock::current();
         let mut request = request(&key, Intent::Wait);
-        request.ttl = Ttl::For(Duration::from_millis(400));
+        request.ttl = Ttl::For(ttl);
         granted(store.try_acquire(&request).await, "a free key");
-        clock.sleep_until(clock.now().after(Duration::from_millis(200))).await;
+        clock.sleep_until(clock.now().after(ttl / 2)).await;
         request.intent = Intent::Poll { attempt: 1 };
         let Ok(Attempt::Granted(grant)) = store.try_acquire(&request).await else { panic!("the holder asks again") };
         let Validity::Until(promised) = grant.validity else {
             panic!("expiry by the store is declared, and none told")
         };
-        clock.sleep_until(clock.now().after(Duration::from_millis(100))).await;
-        let renewed = store.renew(&[Claim::of(&request)]).await;
+        clock.sleep_until(clock.now().after(ttl / 4)).await;
+        let renewed = renew(&store, &[Claim::of(&request)]).await;
+        if matches!(renewed[..], [Ok(Renewed::NotOwner)]) && clock.now() >= promised {
+            return false;
+        }
         let [Ok(Renewed::Held { validity: Validity::Until(renewed), .. })] = renewed[..] else {
             panic!("the holder renews, and is told until when: {renewed:?}")
         };
@@ -288,6 +303,7 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         self.until_granted(&store, &next).await;
         assert!(clock.now() >= promised, "given away {:?} before the end", promised.since(clock.now()));
         self.clean(&store, &next).await;
+        true
     }
 
     /// A mode that is not declared is an error, not an exclusive lock.
@@ -334,7 +350,9 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         self.clean(&here, &request).await;
         let name = self.name("broken");
         let (here, there) = (locker(here), locker(there));
-        let first = here.key(&name).ttl(Duration::from_millis(600)).acquire().await.expect("a free key");
+        // Renewed often, to be told soon, and not so near its end that it could be lost for that.
+        let first = here.key(&name).ttl(TTL).renew(Renew::Every(Duration::from_millis(200)));
+        let first = first.acquire().await.expect("a free key");
         assert!(there.break_lock(&name).await.expect("an answer"), "there was a holder");
         let next = there.acquire(&name).await.expect("a broken key");
         let lost = first.lost().await;
@@ -401,17 +419,29 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
 
     /// Renewal keeps a lock beyond its ttl.
     pub async fn renewal_outlives_the_ttl(&self) {
+        for ttl in SHORT_TTLS {
+            if self.outlives(ttl).await {
+                return;
+            }
+        }
+        panic!("lost while renewed, whatever the ttl");
+    }
+
+    /// False if the lease was lost, and its holder knows.
+    async fn outlives(&self, ttl: Duration) -> bool {
         let renewals = Renewals::default();
-        let builder = Locker::builder(self.client().await).observer(renewals.clone()).ttl(Duration::from_millis(400));
+        let builder = Locker::builder(self.client().await).observer(renewals.clone()).ttl(ttl);
         let lock = builder.prefix("").build().expect("a locker");
-        let guard = lock.acquire(self.name("renewal")).await.expect("a free key");
-        renewals.until(6).await;
-        assert!(guard.held() >= Duration::from_millis(400), "six renewals within one ttl");
-        assert!(guard.is_held(), "lost while renewed");
-        let there = locker(self.client().await);
-        let taken = there.try_acquire(self.name("renewal")).await.expect("an answer");
-        assert!(taken.is_none(), "renewed, and free for others");
-        assert_eq!(guard.release().await.expect("an answer"), crate::ReleaseOutcome::Released);
+        let name = self.name(&format!("renewal {ttl:?}"));
+        let guard = lock.acquire(&name).await.expect("a free key");
+        tokio::select! {
+            () = renewals.until(6) => {}
+            _ = guard.lost() => return false,
+        }
+        assert!(guard.held() >= ttl, "six renewals within one ttl");
+        let taken = locker(self.client().await).try_acquire(&name).await.expect("an answer");
+        assert!(taken.is_none() || !guard.is_held(), "renewed, and free for others");
+        guard.release().await.expect("an answer") == crate::ReleaseOutcome::Released
     }
 
     /// Dropping a guard releases.
@@ -529,6 +559,16 @@ fn busy(outcome: crate::StepResult<Attempt>, what: &str) {
 
 fn released(outcome: crate::StepResult<Released>) -> Released {
     outcome.expect("a release is answered")
+}
+
+/// Asks again where core would: on a busy machine an answer may come too late.
+async fn renew(store: &impl AsyncLock, claims: &[Claim]) -> Vec<crate::StepResult<Renewed>> {
+    loop {
+        let outcomes = store.renew(claims).await;
+        if !outcomes.iter().flat_map(|outcome| outcome.as_ref().err()).any(crate::BackendError::is_retryable) {
+            return outcomes;
+        }
+    }
 }
 
 fn fenced_after(next: &crate::Guard, before: &crate::Guard) -> bool {

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use aws_smithy_http_client::test_util::infallible_client_fn;
 use serde_json::{Value, json};
 use tasklock::{
     AsyncLock, BackendError, Claim, Intent, LockError, Mode, Nonce, connect,
-    dynamodb::{DynamoError, DynamoLock},
+    dynamodb::{DynamoError, DynamoLock, aws_sdk_dynamodb::Client},
     wall_micros,
 };
-use tasklock_tests_dynamodb::{Emulator, Fault, Kind, REGION, TABLE, request};
+use tasklock_tests_dynamodb::{Emulator, Fault, Kind, REGION, TABLE, in_time, request};
 
 const TTL: Duration = Duration::from_secs(30);
 
@@ -132,6 +133,32 @@ async fn a_table_is_made() {
     stores[0].check().await.unwrap();
 }
 
+/// What is being deleted, or archived, does not become a table by waiting for it.
+#[tokio::test(start_paused = true)]
+async fn a_table_that_cannot_be_used() {
+    let emulator = Emulator::empty();
+    for (status, is_ready) in [("DELETING", false), ("ARCHIVED", false), ("ACTIVE", true)] {
+        let table = json!({"Table": {
+            "TableName": TABLE, "TableStatus": status, "KeySchema": [{"AttributeName": "pk", "KeyType": "HASH"}],
+            "AttributeDefinitions": [{"AttributeName": "pk", "AttributeType": "S"}],
+        }});
+        let http = infallible_client_fn(move |request| {
+            let target = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok());
+            let (code, body) = match target.unwrap_or_default().rsplit('.').next() {
+                Some("CreateTable") => (400, json!({"__type": "ResourceInUseException"})),
+                Some("DescribeTable") => (200, table.clone()),
+                _ => (200, json!({"TimeToLiveDescription": {"AttributeName": "purge_at"}})),
+            };
+            http::Response::builder().status(code).body(body.to_string()).unwrap()
+        });
+        let config = emulator.direct().client().config().to_builder().http_client(http).build();
+        let store = DynamoLock::new(Client::from_conf(config), TABLE).unwrap();
+        let made = in_time(store.create_table([("", ""); 0])).await;
+        assert_eq!(made.is_ok(), is_ready, "{status}: {made:?}");
+        assert!(made.is_ok() || made.unwrap_err().to_string().contains(status));
+    }
+}
+
 fn held() -> Value {
     json!({
         "pk": {"S": "job"}, "fmt": {"N": "1"}, "own": {"S": Nonce::from_u128(7).to_string()}, "hb": {"N": "3"},
@@ -158,6 +185,7 @@ async fn damaged_items() {
         ("tok", json!({"S": "41"})),
         ("tok", json!({"N": "1e30"})),
         ("fmt", json!({"S": "1"})),
+        ("gone_at", json!({"S": "7"})),
     ] {
         let mut item = held();
         item[name] = value.clone();

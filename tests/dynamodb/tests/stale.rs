@@ -184,15 +184,26 @@ async fn a_lock_without_an_end_stays() {
     let mut held = request("job", LEASE);
     held.ttl = Ttl::Never;
     let first = granted(&holder, &held).await;
-    assert!(!emulator.item("job").unwrap().contains_key("purge_at"), "the table would delete it one day");
+    let purge_at = || match emulator.item("job").unwrap().get("purge_at") {
+        Some(dynoxide::AttributeValue::N(seconds)) => seconds.parse().unwrap(),
+        Some(other) => panic!("{other:?}"),
+        None => u64::MAX,
+    };
+    let in_a_century = wall_micros() / 1_000_000 + 100 * 365 * 86_400;
+    assert!(purge_at() > in_a_century, "the table would delete it one day");
     assert_eq!(busy_for(&store, &request("job", LEASE)).await, None);
+    // One who waited for it and does not know what became of the last attempt leaves it as it is.
+    let mut gone = Claim::of(&request("job", LEASE));
+    gone.unsettled = true;
+    assert_eq!(store.release(&gone).await.unwrap(), Released::NotOwner);
+    assert!(purge_at() > in_a_century, "the table would delete it after a withdrawal");
     advance(Duration::from_secs(1_000_000)).await;
     assert_eq!(busy_for(&store, &request("job", LEASE)).await, None);
     let key = &held.key;
     assert!(!store.revoke(key, Some(Nonce::fresh())).await.unwrap());
     assert!(store.revoke(key, Some(held.nonce)).await.unwrap());
     assert!(granted(&store, &request("job", LEASE)).await > first);
-    assert!(emulator.item("job").unwrap().contains_key("purge_at"));
+    assert!(purge_at() < in_a_century);
 }
 
 /// Clocks hours apart: tokens rise all the same, nobody is taken over early, and who holds it since when is only told.
