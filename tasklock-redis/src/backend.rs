@@ -18,9 +18,9 @@ use crate::{
     calls::Calls,
     config::RedisConfig,
     inbox::{Inbox, Unwanted},
-    layout::{Base, Client, Record, names_of},
+    layout::{Client, OwnerKey, Record, names_of},
     link::Link,
-    script::{Answer, Answered, Step, What},
+    script::{Answer, Step, What},
 };
 
 /// As the script has it: how long a pushed grant lasts until it is confirmed, and a waiter that does not ask.
@@ -91,7 +91,7 @@ impl RedisLock {
     fn step(&self, what: What, key: &Key, member: String, ttl: Ttl, names: Arc<str>) -> Step {
         // Rounded up: a lease must not end at the store before it does here.
         let ms = |ttl: Duration| ttl.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u64::MAX);
-        Step { what, base: Base::of(key), member, ttl: ttl.duration().map_or(0, ms), names }
+        Step { what, owner: OwnerKey::of(key), member, ttl: ttl.duration().map_or(0, ms), names }
     }
 
     fn names(&self, owner: &Owner) -> Arc<str> {
@@ -102,8 +102,8 @@ impl RedisLock {
         }
     }
 
-    fn found_held(&self, request: &Request, sent: Mono, answer: &Answered) -> Attempt {
-        let Answer::Held { record, left, count, now } = &answer.answer else { return Attempt::Busy(Busy::default()) };
+    fn found_held(&self, request: &Request, sent: Mono, answer: &Answer) -> Attempt {
+        let Answer::Held { record, left, count, now } = answer else { return Attempt::Busy(Busy::default()) };
         let record = Record::parse(record);
         if request.intent != Intent::Try {
             self.inbox.found_held(request.nonce, sent, *now, record.as_ref().map_or(0, |record| record.token));
@@ -138,8 +138,7 @@ impl AsyncLock for RedisLock {
         let member = self.client.member(request.nonce);
         let step = self.step(what, &request.key, member, request.ttl, self.names(&request.owner));
         let sent = self.clock.now();
-        let answered = self.calls.submit(step).await?;
-        match answered.answer {
+        match self.calls.submit(step).await? {
             Answer::Yes { token } => {
                 if waits {
                     self.inbox.granted(request.nonce, asked_before);
@@ -151,7 +150,7 @@ impl AsyncLock for RedisLock {
                 self.inbox.forget(request.nonce);
                 Err(BackendError::fatal("redis: this acquisition was withdrawn before"))
             }
-            _ => Ok(self.found_held(request, sent, &answered)),
+            answer => Ok(self.found_held(request, sent, &answer)),
         }
     }
 
@@ -165,7 +164,7 @@ impl AsyncLock for RedisLock {
         };
         let sent = self.clock.now();
         let answers = self.calls.submit_all(claims.iter().map(step).collect()).await;
-        let renewed = |(claim, answer): (&Claim, StepResult<Answered>)| match answer?.answer {
+        let renewed = |(claim, answer): (&Claim, StepResult<Answer>)| match answer? {
             Answer::Yes { token } => {
                 let until = claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
                 Ok(Renewed::held(Validity::Until(until), Some(FencingToken::new(token))))
@@ -183,7 +182,7 @@ impl AsyncLock for RedisLock {
         self.inbox.forget(claim.nonce);
         let what = if claim.unsettled { What::Withdraw } else { What::Leave };
         let step = self.step(what, &claim.key, self.client.member(claim.nonce), Ttl::Never, Arc::default());
-        match self.calls.submit(step).await?.answer {
+        match self.calls.submit(step).await? {
             Answer::Yes { .. } => Ok(Released::Released),
             _ => Ok(Released::NotOwner),
         }
@@ -191,7 +190,7 @@ impl AsyncLock for RedisLock {
 
     async fn inspect(&self, key: &Key) -> StepResult<State> {
         let step = self.step(What::Inspect, key, String::new(), Ttl::Never, Arc::default());
-        let Answer::Held { record, left, count, now } = self.calls.submit(step).await?.answer else {
+        let Answer::Held { record, left, count, now } = self.calls.submit(step).await? else {
             return Ok(State::default());
         };
         let left = u64::try_from(left).ok().map(Duration::from_millis);
@@ -230,7 +229,7 @@ impl Administer for RedisLock {
         Box::pin(async move {
             let seen = seen.map(|nonce| nonce.to_string()).unwrap_or_default();
             let step = self.step(What::Revoke, key, seen, Ttl::Never, Arc::default());
-            Ok(matches!(self.calls.submit(step).await?.answer, Answer::Yes { .. }))
+            Ok(matches!(self.calls.submit(step).await?, Answer::Yes { .. }))
         })
     }
 }
@@ -251,8 +250,8 @@ impl fmt::Debug for RedisLock {
 }
 
 /// What was granted to nobody goes to the next. Should it fail, the claim ends by itself.
-async fn give_back(calls: Calls, Unwanted { base, member }: Unwanted) {
-    let _ = calls.submit(Step { what: What::Leave, base, member, ttl: 0, names: Arc::default() }).await;
+async fn give_back(calls: Calls, Unwanted { owner, member }: Unwanted) {
+    let _ = calls.submit(Step { what: What::Leave, owner, member, ttl: 0, names: Arc::default() }).await;
 }
 
 /// Says so, once, if the server is set up to drop what has a ttl when it runs out of memory. Who may not ask is not

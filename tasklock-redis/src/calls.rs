@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     link::Link,
-    script::{self, Answered, Step},
+    script::{self, Answer, Step},
 };
 
 /// The most steps in one call: the server does nothing else meanwhile.
@@ -35,7 +35,7 @@ struct Shared {
 }
 
 type Gathered = Vec<(Step, Reply)>;
-type Reply = oneshot::Sender<StepResult<Answered>>;
+type Reply = oneshot::Sender<StepResult<Answer>>;
 
 impl Calls {
     pub(crate) fn new(link: Arc<Link>) -> Self {
@@ -43,7 +43,7 @@ impl Calls {
     }
 
     /// Carries out one step.
-    pub(crate) async fn submit(&self, step: Step) -> StepResult<Answered> {
+    pub(crate) async fn submit(&self, step: Step) -> StepResult<Answer> {
         let under_way = UnderWay::begin(&self.0);
         if under_way.alone {
             return self.0.send(&[step]).await.pop().unwrap_or_else(unanswered);
@@ -52,7 +52,7 @@ impl Calls {
     }
 
     /// Carries out many; one answer each, in order.
-    pub(crate) async fn submit_all(&self, steps: Vec<Step>) -> Vec<StepResult<Answered>> {
+    pub(crate) async fn submit_all(&self, steps: Vec<Step>) -> Vec<StepResult<Answer>> {
         if steps.len() == 1 {
             return self.0.send(&steps).await;
         }
@@ -66,7 +66,7 @@ impl Calls {
 
     /// Puts a step with those that go together. What carries them is a task of its own: none of them hangs if another's
     /// caller goes.
-    fn gather(&self, step: Step) -> oneshot::Receiver<StepResult<Answered>> {
+    fn gather(&self, step: Step) -> oneshot::Receiver<StepResult<Answer>> {
         let (reply, answer) = oneshot::channel();
         let first = {
             let mut gathered = self.0.gathered();
@@ -90,7 +90,7 @@ impl Calls {
 }
 
 impl Shared {
-    async fn send(&self, steps: &[Step]) -> Vec<StepResult<Answered>> {
+    async fn send(&self, steps: &[Step]) -> Vec<StepResult<Answer>> {
         match self.link.call(|whole| script::command(steps, whole)).await {
             Ok(value) => script::answers(steps, value),
             Err(error) => steps.iter().map(|_| Err(error.clone())).collect(),
@@ -147,6 +147,6 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-fn unanswered() -> StepResult<Answered> {
+fn unanswered() -> StepResult<Answer> {
     Err(BackendError::unknown("redis: the call was not carried to its end"))
 }
