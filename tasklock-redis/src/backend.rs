@@ -71,7 +71,8 @@ impl RedisLock {
         let (client, clock) = (Client::new(), Clock::current());
         let (link, pushes) = Link::open(config.server(client.inbox())?).await?;
         warn_if_locks_may_be_evicted(&link).await;
-        let (calls, inbox, recheck) = (Calls::new(link.clone()), Arc::new(Inbox::new(clock)), Arc::new(Notify::new()));
+        let (calls, inbox, recheck) =
+            (Calls::new(link.clone(), runtime.clone()), Arc::new(Inbox::new(clock)), Arc::new(Notify::new()));
         let heard = {
             let (calls, inbox) = (calls.clone(), inbox.clone());
             move |message: &str| {
@@ -110,15 +111,17 @@ impl RedisLock {
         }
         let left = u64::try_from(*left).ok().map(Duration::from_millis);
         let rank = u32::try_from(*count).unwrap_or(0);
+        let retry_in = ask_again_in(left, rank, request.intent);
         let holder = record.map(|record| Arc::new(record.holder(*now, left)));
-        Attempt::Busy(Busy::new(holder, Some(ask_again_in(left, rank))).position(rank))
+        Attempt::Busy(Busy::new(holder, Some(retry_in)).position(rank))
     }
 }
 
 /// When a waiter looks again by itself: the first when the holder's time is over, those behind it a claim later each,
-/// all in time to keep their places.
-fn ask_again_in(left: Option<Duration>, rank: u32) -> Duration {
-    let patience = LEASE / 3;
+/// all in time to keep their places. And whoever has just entered the queue, after a claim: until then it is told of no
+/// grant to the one before it.
+fn ask_again_in(left: Option<Duration>, rank: u32, intent: Intent) -> Duration {
+    let patience = if matches!(intent, Intent::Poll { .. }) { LEASE / 3 } else { CLAIM };
     left.map_or(patience, |left| left.saturating_add(CLAIM.saturating_mul(rank)))
         .clamp(Duration::from_millis(1), patience)
 }
@@ -134,7 +137,11 @@ impl AsyncLock for RedisLock {
         }
         let waits = request.intent != Intent::Try;
         let asked_before = waits && self.inbox.expect(request.nonce);
-        let what = if waits { What::Wait } else { What::Try };
+        let what = match request.intent {
+            Intent::Try => What::Try,
+            Intent::Poll { .. } => What::Poll,
+            _ => What::Wait,
+        };
         let member = self.client.member(request.nonce);
         let step = self.step(what, &request.key, member, request.ttl, self.names(&request.owner));
         let sent = self.clock.now();

@@ -30,6 +30,8 @@ pub(crate) enum What {
     Try,
     /// Takes it or enters the queue.
     Wait,
+    /// The same, asked before: whether or not that was heard.
+    Poll,
     Renew,
     /// Ends whatever the member has.
     Leave,
@@ -44,6 +46,7 @@ impl What {
         match self {
             What::Try => "try",
             What::Wait => "wait",
+            What::Poll => "poll",
             What::Renew => "renew",
             What::Leave => "leave",
             What::Withdraw => "withdraw",
@@ -58,12 +61,19 @@ impl What {
 pub(crate) enum Answer {
     No,
     /// Yes; for a grant or renewal, its token.
-    Yes { token: u64 },
+    Yes {
+        token: u64,
+    },
     /// This member was withdrawn before.
     Withdrawn,
     /// How it stands: the owner's record, its time left in milliseconds (negative: for ever), the caller's rank or the
     /// number of waiters, and the server's time in milliseconds.
-    Held { record: String, left: i64, count: i64, now: u64 },
+    Held {
+        record: String,
+        left: i64,
+        count: i64,
+        now: u64,
+    },
 }
 
 /// The call that carries out these steps, by the script's hash or, if the server does not know it, by its text.
@@ -112,9 +122,9 @@ fn parse(what: What, value: Value) -> Option<StepResult<Answer>> {
     }
     let answer = match (what, value) {
         (_, Value::Int(0)) => Answer::No,
-        (What::Try | What::Wait, Value::Int(-1)) => Answer::Withdrawn,
+        (What::Try | What::Wait | What::Poll, Value::Int(-1)) => Answer::Withdrawn,
         (_, Value::Int(token)) => Answer::Yes { token: u64::try_from(token).ok()? },
-        (What::Try | What::Wait | What::Inspect, Value::Array(parts)) => held(&parts)?,
+        (What::Try | What::Wait | What::Poll | What::Inspect, Value::Array(parts)) => held(&parts)?,
         _ => return None,
     };
     Some(Ok(answer))

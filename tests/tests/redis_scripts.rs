@@ -225,6 +225,37 @@ async fn the_format_is_frozen() {
     }
 }
 
+/// Whoever has just entered the queue looks again a claim later by itself, and is not told to.
+#[tokio::test]
+async fn only_who_looked_before_is_told_to_look_again() {
+    let mut lock = Lock::new().await;
+    let holder = Peer::gone();
+    let mut waiters = [lock.listener().await, lock.listener().await, lock.listener().await];
+    lock.granted(&holder).await;
+    for waiter in &waiters {
+        lock.busy(waiter).await;
+    }
+    // As if the third had entered only now, however long this test takes.
+    let entered: f64 = lock.lease(&waiters[2].member).await.unwrap();
+    let later = (entered + 600_000.0).to_string();
+    let _: Value = lock.server.ask(&["ZADD", &lock.key("leases"), &later, &waiters[2].member]).await;
+    assert!(matches!(lock.step("poll", &waiters[1].member, TTL).await, Said::Busy { rank: 1, .. }));
+    lock.leave(&holder).await;
+    waiters[0].told_granted().await;
+    assert_eq!(waiters[1].told().await, format!("next {} 1000", waiters[1].member));
+    lock.leave(&waiters[0]).await;
+    waiters[1].told_granted().await;
+    waiters[2].told_nothing(&lock).await;
+    // A first request that was lost was not followed by a first look.
+    let late = lock.listener().await;
+    assert!(matches!(lock.step("poll", &late.member, TTL).await, Said::Busy { rank: 1, .. }));
+    let [polled, waits] = [&late, &waiters[2]].map(|peer| peer.member.clone());
+    let polled = lock.lease(&polled).await.unwrap();
+    assert!(polled < lock.lease(&waits).await.unwrap());
+    assert_eq!(lock.ask(&late).await, Said::Busy { record: lock.owner().await.unwrap(), rank: 1 });
+    assert!(lock.lease(&late.member).await.unwrap() - polled < 1_000.0, "nor does it look because that came late");
+}
+
 /// A lost reply: the request comes again.
 #[tokio::test]
 async fn the_same_member_gets_the_same_answer() {
@@ -304,7 +335,9 @@ async fn a_release_grants_to_the_first() {
     for (rank, waiter) in (0..).zip(&waiters) {
         assert_eq!(lock.busy(waiter).await, rank);
     }
-    assert_eq!(lock.busy(&waiters[1]).await, 1, "asking again keeps the place");
+    for (rank, waiter) in (0..).zip(&waiters) {
+        assert_eq!(lock.busy(waiter).await, rank, "asking again keeps the place");
+    }
     lock.leave(&holder).await;
     for i in 0..3 {
         let token = waiters[i].told_granted().await;

@@ -36,7 +36,9 @@ local function take(base, member, px, name)
   return token, token_text
 end
 
-local function is_of(record, member) return record and record:sub(1, #member + 1) == member .. ' ' end
+local function is_of(record, member)
+  return record and record:find(member, 1, true) == 1 and record:byte(#member + 1) == 32
+end
 
 local function token_of(record) return tonumber(record:match('^%S+ (%d+)')) end
 
@@ -44,7 +46,7 @@ local function token_of(record) return tonumber(record:match('^%S+ (%d+)')) end
 local function fast(i)
   local owner, what, me = KEYS[i], ARGV[i * 4 - 3], ARGV[i * 4 - 2]
   local base = owner:sub(1, -6)
-  if what == 'wait' or what == 'try' then
+  if what == 'wait' or what == 'try' or what == 'poll' then
     if call('EXISTS', owner, base .. 'leases') == 0 then
       if not us then look_at_clock() end
       return (take(base, me, ARGV[i * 4 - 1], ARGV[i * 4]))
@@ -135,9 +137,9 @@ local function tell(member, message)
   return false
 end
 
--- The waiters from this rank on, by chunks.
-local function waiters(rank)
-  local chunk, i = {}, 0
+-- The waiters in turn, by chunks.
+local function waiters()
+  local chunk, i, rank = {}, 0, 0
   return function()
     i = i + 1
     if i > #chunk then
@@ -148,12 +150,17 @@ local function waiters(rank)
   end
 end
 
+-- A waiter that entered the queue with its first request looks again a claim later; its lease says whether it has.
+local function looks_soon(member)
+  local alive_until = call('ZSCORE', leases, member)
+  return alive_until and tonumber(alive_until) > ms + LEASE - CLAIM
+end
+
 -- A free lock goes to the first waiter that is heard of: to the caller, for its whole ttl, if it is the first or if
 -- nobody before it lives. The token if it is the caller's.
 local function settle(caller)
-  if call('EXISTS', owner) == 1 then return end
-  local rank, written = 0, false
-  for member in waiters(0) do
+  local written, in_turn = false, waiters()
+  for member in in_turn do
     if member == caller then
       drop(member)
       return take(base, member, ttl, my_name)
@@ -162,14 +169,13 @@ local function settle(caller)
     local _, token = take(base, member, CLAIM, call('HGET', names, member) or '')
     written = true
     if tell(member, 'granted ' .. member .. ' ' .. token .. ' ' .. ms_text .. ' ' .. CLAIM .. ' ' .. owner) then
-      drop(member)
-      -- Should that one never take it up, the next looks again when the claim is over, not when the ttl would be.
-      for after in waiters(rank) do
-        if tell(after, 'next ' .. after .. ' ' .. CLAIM) then break end
+      -- Should that one never take it up, the next looks again when the claim is over, not when the ttl would be: by
+      -- itself if its first look is still to come, else told to.
+      for after in in_turn do
+        if looks_soon(after) or tell(after, 'next ' .. after .. ' ' .. CLAIM) then break end
       end
-      return
+      return drop(member)
     end
-    rank = rank + 1
   end
   if caller then return take(base, caller, ttl, my_name) end
   if written then call('DEL', owner) end
@@ -186,12 +192,13 @@ local function lengthen()
 end
 
 local function enqueue()
-  if not call('ZSCORE', queue, me) then
+  local entered = not call('ZSCORE', queue, me)
+  if entered then
     local last = call('ZREVRANGE', queue, 0, 0, 'WITHSCORES')
     call('ZADD', queue, (tonumber(last[2]) or 0) + 1, me)
     call('HSET', names, me, my_name)
   end
-  call('ZADD', leases, ms + LEASE, me)
+  call('ZADD', leases, ms + (entered and what == 'wait' and LEASE or LEASE - CLAIM), me)
   for _, key in ipairs({ queue, leases, names }) do call('PEXPIRE', key, WAITING) end
 end
 
@@ -203,11 +210,20 @@ local function acquire()
     lengthen()
     return token_of(record)
   end
-  if what == 'wait' then enqueue() end
-  local token = settle(me)
-  if token then return token end
-  local rank = call('ZRANK', queue, me)
-  return { call('GET', owner) or '', call('PTTL', owner), rank or -1, ms }
+  if what ~= 'try' then enqueue() end
+  if not record then
+    local token = settle(me)
+    if token then return token end
+    record = call('GET', owner) or ''
+  end
+  return { record, call('PTTL', owner), call('ZRANK', queue, me) or -1, ms }
+end
+
+-- Ends the hold, if this is one, and lets the next in; whether it was.
+local function pass_on(held)
+  if held then call('DEL', owner) end
+  if held or call('EXISTS', owner) == 0 then settle() end
+  return held and 1 or 0
 end
 
 local function leave()
@@ -216,25 +232,21 @@ local function leave()
     call('ZADD', leases, ms + WITHDRAWN, 'x' .. me)
     call('PEXPIRE', leases, WAITING)
   end
-  drop(me)
+  -- Whoever has it no longer waits for it.
   local mine = is_of(call('GET', owner), me)
-  if mine then call('DEL', owner) end
-  settle()
-  return mine and 1 or 0
+  if not mine then drop(me) end
+  return pass_on(mine)
 end
 
 -- Ends the hold whatever nonce has it, or only this one.
 local function revoke()
   drop_dead()
   local record = call('GET', owner)
-  local found = record and (me == '' or record:sub(34, 33 + #me) == me)
-  if found then call('DEL', owner) end
-  settle()
-  return found and 1 or 0
+  return pass_on(record and (me == '' or record:sub(34, 33 + #me) == me))
 end
 
 local function slow(i)
-  if what == 'wait' or what == 'try' then return acquire() end
+  if what == 'wait' or what == 'try' or what == 'poll' then return acquire() end
   if what == 'revoke' then return revoke() end
   if what == 'leave' or what == 'withdraw' then return leave() end
   return fast(i) -- put off behind another step on the same lock
