@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -15,11 +15,11 @@ use tasklock_core::{
 use tokio::{runtime::Handle, sync::Notify, task::JoinHandle};
 
 use crate::{
-    calls::Calls,
+    calls::{Calls, WeakCalls},
     config::RedisConfig,
     inbox::{Inbox, Unwanted},
     layout::{Client, OwnerKey, Record, names_of},
-    link::Link,
+    link::{Heard, Link},
     script::{Answer, Step, What},
 };
 
@@ -69,23 +69,27 @@ impl RedisLock {
     pub(crate) async fn open(config: RedisConfig) -> Result<Self, LockError> {
         let runtime = Handle::try_current().map_err(|_| LockError::NoRuntime)?;
         let (client, clock) = (Client::new(), Clock::current());
-        let (link, pushes) = Link::open(config.server(client.inbox())?).await?;
-        warn_if_locks_may_be_evicted(&link).await;
-        let (calls, inbox, recheck) =
-            (Calls::new(link.clone(), runtime.clone()), Arc::new(Inbox::new(clock)), Arc::new(Notify::new()));
+        let (inbox, recheck) = (Arc::new(Inbox::new(clock)), Arc::new(Notify::new()));
+        let (unwanted, commands) = (Arc::new(OnceLock::<WeakCalls>::new()), config.commands());
         let heard = {
-            let (calls, inbox) = (calls.clone(), inbox.clone());
-            move |message: &str| {
-                if let Some(unwanted) = inbox.deliver(message) {
-                    tokio::spawn(give_back(calls.clone(), unwanted));
+            let (unwanted, inbox, runtime) = (unwanted.clone(), inbox.clone(), runtime.clone());
+            Heard(Arc::new(move |message: &str| {
+                // Before there are calls nobody has asked for anything.
+                let Some(what) = inbox.deliver(message) else { return };
+                if let Some(calls) = unwanted.get().and_then(WeakCalls::upgrade) {
+                    runtime.spawn(give_back(calls, what));
                 }
-            }
+            }))
         };
+        let link = Link::open(config.server(client.inbox(), heard)?, commands).await?;
+        warn_if_locks_may_be_evicted(&link).await;
+        let calls = Calls::new(link.clone(), runtime.clone());
+        let _ = unwanted.set(calls.downgrade());
         let reopened = {
             let recheck = recheck.clone();
             move || recheck.notify_one()
         };
-        let keeper = runtime.spawn(link.clone().keep(pushes, heard, reopened));
+        let keeper = runtime.spawn(link.clone().keep(reopened));
         Ok(RedisLock { link, calls, inbox, client, clock, recheck, names: Mutex::default(), keeper })
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use tasklock_core::{BackendError, StepResult};
@@ -46,6 +46,11 @@ impl Calls {
         Calls(Arc::new(Shared { link, runtime, traffic: Mutex::default() }))
     }
 
+    /// What does not keep the connections open.
+    pub(crate) fn downgrade(&self) -> WeakCalls {
+        WeakCalls(Arc::downgrade(&self.0))
+    }
+
     /// Carries out one step.
     pub(crate) async fn submit(&self, step: Step) -> StepResult<Answer> {
         let turn = {
@@ -79,6 +84,16 @@ impl Calls {
             answers.push(answer.await.unwrap_or_else(|_| unanswered()));
         }
         answers
+    }
+}
+
+/// [`Calls`] for what the connections themselves hold on to.
+#[derive(Clone, Debug)]
+pub(crate) struct WeakCalls(Weak<Shared>);
+
+impl WeakCalls {
+    pub(crate) fn upgrade(&self) -> Option<Calls> {
+        self.0.upgrade().map(Calls)
     }
 }
 
