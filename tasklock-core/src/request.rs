@@ -131,7 +131,8 @@ pub struct Grant {
     pub span: NonZeroU32,
     /// For how long.
     pub validity: Validity,
-    /// The store holds it for a shorter time than the ttl, to be confirmed: core renews at once.
+    /// The store holds it for a shorter time than the ttl, until it is renewed: core does so after a third of that
+    /// time, unless it was released before.
     pub confirm: bool,
 }
 
@@ -142,7 +143,7 @@ impl Grant {
         Grant { token, span: NonZeroU32::MIN, validity, confirm: false }
     }
 
-    /// A grant that core must renew at once.
+    /// A grant that core must renew before its short time is over.
     #[must_use]
     pub fn to_confirm(mut self) -> Self {
         self.confirm = true;

@@ -229,7 +229,8 @@ impl Shared {
     /// Enters a hold among those that the keeper looks after.
     pub(crate) fn register(&self, hold: &Arc<Hold>) {
         let renew_at = match hold.period() {
-            _ if hold.is_confirming() => hold.acquired,
+            // Not at once: most holds are over by then, and this leaves time for more than one attempt.
+            _ if hold.is_confirming() => hold.acquired.after(hold.deadline().since(hold.acquired) / 3),
             None => Mono::NEVER,
             // Up to a tenth earlier, so that leases taken together are not renewed together for ever.
             Some(period) => {

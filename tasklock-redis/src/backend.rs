@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -15,12 +15,12 @@ use tasklock_core::{
 use tokio::{runtime::Handle, sync::Notify, task::JoinHandle};
 
 use crate::{
-    calls::Calls,
+    calls::{Calls, WeakCalls},
     config::RedisConfig,
     inbox::{Inbox, Unwanted},
-    layout::{Base, Client, Record, names_of},
-    link::Link,
-    script::{Answer, Answered, Step, What},
+    layout::{Client, OwnerKey, Record, names_of},
+    link::{Heard, Link},
+    script::{Answer, Step, What},
 };
 
 /// As the script has it: how long a pushed grant lasts until it is confirmed, and a waiter that does not ask.
@@ -69,29 +69,34 @@ impl RedisLock {
     pub(crate) async fn open(config: RedisConfig) -> Result<Self, LockError> {
         let runtime = Handle::try_current().map_err(|_| LockError::NoRuntime)?;
         let (client, clock) = (Client::new(), Clock::current());
-        let (link, pushes) = Link::open(config.server(client.inbox())?).await?;
-        warn_if_locks_may_be_evicted(&link).await;
-        let (calls, inbox, recheck) = (Calls::new(link.clone()), Arc::new(Inbox::new(clock)), Arc::new(Notify::new()));
+        let (inbox, recheck) = (Arc::new(Inbox::new(clock)), Arc::new(Notify::new()));
+        let (unwanted, commands) = (Arc::new(OnceLock::<WeakCalls>::new()), config.commands());
         let heard = {
-            let (calls, inbox) = (calls.clone(), inbox.clone());
-            move |message: &str| {
-                if let Some(unwanted) = inbox.deliver(message) {
-                    tokio::spawn(give_back(calls.clone(), unwanted));
+            let (unwanted, inbox, runtime) = (unwanted.clone(), inbox.clone(), runtime.clone());
+            Heard(Arc::new(move |message: &str| {
+                // Before there are calls nobody has asked for anything.
+                let Some(what) = inbox.deliver(message) else { return };
+                if let Some(calls) = unwanted.get().and_then(WeakCalls::upgrade) {
+                    runtime.spawn(give_back(calls, what));
                 }
-            }
+            }))
         };
+        let link = Link::open(config.server(client.inbox(), heard)?, commands).await?;
+        warn_if_locks_may_be_evicted(&link).await;
+        let calls = Calls::new(link.clone(), runtime.clone());
+        let _ = unwanted.set(calls.downgrade());
         let reopened = {
             let recheck = recheck.clone();
             move || recheck.notify_one()
         };
-        let keeper = runtime.spawn(link.clone().keep(pushes, heard, reopened));
+        let keeper = runtime.spawn(link.clone().keep(reopened));
         Ok(RedisLock { link, calls, inbox, client, clock, recheck, names: Mutex::default(), keeper })
     }
 
     fn step(&self, what: What, key: &Key, member: String, ttl: Ttl, names: Arc<str>) -> Step {
         // Rounded up: a lease must not end at the store before it does here.
         let ms = |ttl: Duration| ttl.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u64::MAX);
-        Step { what, base: Base::of(key), member, ttl: ttl.duration().map_or(0, ms), names }
+        Step { what, owner: OwnerKey::of(key), member, ttl: ttl.duration().map_or(0, ms), names }
     }
 
     fn names(&self, owner: &Owner) -> Arc<str> {
@@ -102,23 +107,25 @@ impl RedisLock {
         }
     }
 
-    fn found_held(&self, request: &Request, sent: Mono, answer: &Answered) -> Attempt {
-        let Answer::Held { record, left, count, now } = &answer.answer else { return Attempt::Busy(Busy::default()) };
+    fn found_held(&self, request: &Request, sent: Mono, answer: &Answer) -> Attempt {
+        let Answer::Held { record, left, count, now } = answer else { return Attempt::Busy(Busy::default()) };
         let record = Record::parse(record);
         if request.intent != Intent::Try {
             self.inbox.found_held(request.nonce, sent, *now, record.as_ref().map_or(0, |record| record.token));
         }
         let left = u64::try_from(*left).ok().map(Duration::from_millis);
         let rank = u32::try_from(*count).unwrap_or(0);
+        let retry_in = ask_again_in(left, rank, request.intent);
         let holder = record.map(|record| Arc::new(record.holder(*now, left)));
-        Attempt::Busy(Busy::new(holder, Some(ask_again_in(left, rank))).position(rank))
+        Attempt::Busy(Busy::new(holder, Some(retry_in)).position(rank))
     }
 }
 
 /// When a waiter looks again by itself: the first when the holder's time is over, those behind it a claim later each,
-/// all in time to keep their places.
-fn ask_again_in(left: Option<Duration>, rank: u32) -> Duration {
-    let patience = LEASE / 3;
+/// all in time to keep their places. And whoever has just entered the queue, after a claim: until then it is told of no
+/// grant to the one before it.
+fn ask_again_in(left: Option<Duration>, rank: u32, intent: Intent) -> Duration {
+    let patience = if matches!(intent, Intent::Poll { .. }) { LEASE / 3 } else { CLAIM };
     left.map_or(patience, |left| left.saturating_add(CLAIM.saturating_mul(rank)))
         .clamp(Duration::from_millis(1), patience)
 }
@@ -134,12 +141,15 @@ impl AsyncLock for RedisLock {
         }
         let waits = request.intent != Intent::Try;
         let asked_before = waits && self.inbox.expect(request.nonce);
-        let what = if waits { What::Wait } else { What::Try };
+        let what = match request.intent {
+            Intent::Try => What::Try,
+            Intent::Poll { .. } => What::Poll,
+            _ => What::Wait,
+        };
         let member = self.client.member(request.nonce);
         let step = self.step(what, &request.key, member, request.ttl, self.names(&request.owner));
         let sent = self.clock.now();
-        let answered = self.calls.submit(step).await?;
-        match answered.answer {
+        match self.calls.submit(step).await? {
             Answer::Yes { token } => {
                 if waits {
                     self.inbox.granted(request.nonce, asked_before);
@@ -151,7 +161,7 @@ impl AsyncLock for RedisLock {
                 self.inbox.forget(request.nonce);
                 Err(BackendError::fatal("redis: this acquisition was withdrawn before"))
             }
-            _ => Ok(self.found_held(request, sent, &answered)),
+            answer => Ok(self.found_held(request, sent, &answer)),
         }
     }
 
@@ -165,7 +175,7 @@ impl AsyncLock for RedisLock {
         };
         let sent = self.clock.now();
         let answers = self.calls.submit_all(claims.iter().map(step).collect()).await;
-        let renewed = |(claim, answer): (&Claim, StepResult<Answered>)| match answer?.answer {
+        let renewed = |(claim, answer): (&Claim, StepResult<Answer>)| match answer? {
             Answer::Yes { token } => {
                 let until = claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
                 Ok(Renewed::held(Validity::Until(until), Some(FencingToken::new(token))))
@@ -183,7 +193,7 @@ impl AsyncLock for RedisLock {
         self.inbox.forget(claim.nonce);
         let what = if claim.unsettled { What::Withdraw } else { What::Leave };
         let step = self.step(what, &claim.key, self.client.member(claim.nonce), Ttl::Never, Arc::default());
-        match self.calls.submit(step).await?.answer {
+        match self.calls.submit(step).await? {
             Answer::Yes { .. } => Ok(Released::Released),
             _ => Ok(Released::NotOwner),
         }
@@ -191,7 +201,7 @@ impl AsyncLock for RedisLock {
 
     async fn inspect(&self, key: &Key) -> StepResult<State> {
         let step = self.step(What::Inspect, key, String::new(), Ttl::Never, Arc::default());
-        let Answer::Held { record, left, count, now } = self.calls.submit(step).await?.answer else {
+        let Answer::Held { record, left, count, now } = self.calls.submit(step).await? else {
             return Ok(State::default());
         };
         let left = u64::try_from(left).ok().map(Duration::from_millis);
@@ -230,7 +240,7 @@ impl Administer for RedisLock {
         Box::pin(async move {
             let seen = seen.map(|nonce| nonce.to_string()).unwrap_or_default();
             let step = self.step(What::Revoke, key, seen, Ttl::Never, Arc::default());
-            Ok(matches!(self.calls.submit(step).await?.answer, Answer::Yes { .. }))
+            Ok(matches!(self.calls.submit(step).await?, Answer::Yes { .. }))
         })
     }
 }
@@ -251,8 +261,8 @@ impl fmt::Debug for RedisLock {
 }
 
 /// What was granted to nobody goes to the next. Should it fail, the claim ends by itself.
-async fn give_back(calls: Calls, Unwanted { base, member }: Unwanted) {
-    let _ = calls.submit(Step { what: What::Leave, base, member, ttl: 0, names: Arc::default() }).await;
+async fn give_back(calls: Calls, Unwanted { owner, member }: Unwanted) {
+    let _ = calls.submit(Step { what: What::Leave, owner, member, ttl: 0, names: Arc::default() }).await;
 }
 
 /// Says so, once, if the server is set up to drop what has a ttl when it runs out of memory. Who may not ask is not

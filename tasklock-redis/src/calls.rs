@@ -1,152 +1,164 @@
-//! The one way in which steps reach the store: alone if nothing else is under way, together otherwise.
+//! The one way in which steps reach the store: alone while few calls are under way, together otherwise.
 
 use std::{
     mem,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use tasklock_core::{BackendError, StepResult};
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
     link::Link,
-    script::{self, Answered, Step},
+    script::{self, Answer, Step},
 };
 
 /// The most steps in one call: the server does nothing else meanwhile.
 const MOST: usize = 64;
+/// The most calls under way: the server has one to work on while the answers to the other are taken in, and a caller
+/// that goes on while its last lock is given back does not wait for that.
+const LANES: usize = 2;
 
 /// Steps on their way to the store.
 ///
-/// A step that finds no other under way is sent at once, by its caller. Else it joins those that gather until the
-/// runtime has run whatever else is ready now: answers come together, so what follows them goes together. Nobody waits
-/// for an answer to somebody else, or for a time.
+/// A step that finds a lane free is sent at once, by its caller. Else it waits with others until a call has been
+/// answered, and they go together. So the busier it is, the more steps share a call.
 #[derive(Clone, Debug)]
 pub(crate) struct Calls(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     link: Arc<Link>,
-    under_way: AtomicUsize,
-    gathered: Mutex<Gathered>,
+    runtime: Handle,
+    traffic: Mutex<Traffic>,
 }
 
-type Gathered = Vec<(Step, Reply)>;
-type Reply = oneshot::Sender<StepResult<Answered>>;
+#[derive(Debug, Default)]
+struct Traffic {
+    under_way: usize,
+    waiting: Vec<Waiting>,
+}
+
+type Waiting = (Step, oneshot::Sender<StepResult<Answer>>);
 
 impl Calls {
-    pub(crate) fn new(link: Arc<Link>) -> Self {
-        Calls(Arc::new(Shared { link, under_way: AtomicUsize::new(0), gathered: Mutex::default() }))
+    pub(crate) fn new(link: Arc<Link>, runtime: Handle) -> Self {
+        Calls(Arc::new(Shared { link, runtime, traffic: Mutex::default() }))
+    }
+
+    /// What does not keep the connections open.
+    pub(crate) fn downgrade(&self) -> WeakCalls {
+        WeakCalls(Arc::downgrade(&self.0))
     }
 
     /// Carries out one step.
-    pub(crate) async fn submit(&self, step: Step) -> StepResult<Answered> {
-        let under_way = UnderWay::begin(&self.0);
-        if under_way.alone {
-            return self.0.send(&[step]).await.pop().unwrap_or_else(unanswered);
+    pub(crate) async fn submit(&self, step: Step) -> StepResult<Answer> {
+        let turn = {
+            let mut traffic = self.0.traffic();
+            if traffic.under_way < LANES {
+                traffic.under_way += 1;
+                Ok((Lane(self.0.clone()), step))
+            } else {
+                Err(traffic.wait(step))
+            }
+        };
+        match turn {
+            Ok((_lane, step)) => self.0.send(&[step]).await.pop().unwrap_or_else(unanswered),
+            Err(answer) => answer.await.unwrap_or_else(|_| unanswered()),
         }
-        self.gather(step).await.unwrap_or_else(|_| unanswered())
     }
 
     /// Carries out many; one answer each, in order.
-    pub(crate) async fn submit_all(&self, steps: Vec<Step>) -> Vec<StepResult<Answered>> {
-        if steps.len() == 1 {
-            return self.0.send(&steps).await;
-        }
-        let replies: Vec<_> = steps.into_iter().map(|step| self.gather(step)).collect();
-        let mut answers = Vec::with_capacity(replies.len());
-        for reply in replies {
-            answers.push(reply.await.unwrap_or_else(|_| unanswered()));
+    pub(crate) async fn submit_all(&self, steps: Vec<Step>) -> Vec<StepResult<Answer>> {
+        let (waiting, lane) = {
+            let mut traffic = self.0.traffic();
+            let waiting: Vec<_> = steps.into_iter().map(|step| traffic.wait(step)).collect();
+            let free = traffic.under_way < LANES;
+            traffic.under_way += usize::from(free);
+            (waiting, free.then(|| Lane(self.0.clone())))
+        };
+        // It finds them waiting.
+        drop(lane);
+        let mut answers = Vec::with_capacity(waiting.len());
+        for answer in waiting {
+            answers.push(answer.await.unwrap_or_else(|_| unanswered()));
         }
         answers
     }
+}
 
-    /// Puts a step with those that go together. What carries them is a task of its own: none of them hangs if another's
-    /// caller goes.
-    fn gather(&self, step: Step) -> oneshot::Receiver<StepResult<Answered>> {
-        let (reply, answer) = oneshot::channel();
-        let first = {
-            let mut gathered = self.0.gathered();
-            gathered.push((step, reply));
-            gathered.len() == 1
-        };
-        if first {
-            let carrier = Carrier(Some(self.0.clone()));
-            tokio::spawn(async move {
-                tokio::task::yield_now().await;
-                let Some((shared, mut steps)) = carrier.take() else { return };
-                while steps.len() > MOST {
-                    let more = steps.split_off(steps.len() - MOST);
-                    tokio::spawn(carry(shared.clone(), more));
-                }
-                carry(shared, steps).await;
-            });
-        }
-        answer
+/// [`Calls`] for what the connections themselves hold on to.
+#[derive(Clone, Debug)]
+pub(crate) struct WeakCalls(Weak<Shared>);
+
+impl WeakCalls {
+    pub(crate) fn upgrade(&self) -> Option<Calls> {
+        self.0.upgrade().map(Calls)
     }
 }
 
 impl Shared {
-    async fn send(&self, steps: &[Step]) -> Vec<StepResult<Answered>> {
+    async fn send(&self, steps: &[Step]) -> Vec<StepResult<Answer>> {
         match self.link.call(|whole| script::command(steps, whole)).await {
             Ok(value) => script::answers(steps, value),
             Err(error) => steps.iter().map(|_| Err(error.clone())).collect(),
         }
     }
 
-    fn gathered(&self) -> MutexGuard<'_, Gathered> {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    fn traffic(&self) -> MutexGuard<'_, Traffic> {
+        self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn carry(shared: Arc<Shared>, steps: Gathered) {
-    let (steps, replies): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
-    for (answer, reply) in shared.send(&steps).await.into_iter().zip(replies) {
-        let _ = reply.send(answer);
+impl Traffic {
+    fn wait(&mut self, step: Step) -> oneshot::Receiver<StepResult<Answer>> {
+        let (reply, answer) = oneshot::channel();
+        self.waiting.push((step, reply));
+        answer
+    }
+
+    /// Those who go next, if any.
+    fn next(&mut self) -> Vec<Waiting> {
+        if self.waiting.len() <= MOST {
+            return mem::take(&mut self.waiting);
+        }
+        let later = self.waiting.split_off(MOST);
+        mem::replace(&mut self.waiting, later)
     }
 }
 
-/// Takes what has gathered, also if its runtime ends before it runs: the next to come is the first again.
-struct Carrier(Option<Arc<Shared>>);
+/// The right to have a call under way. Whoever waits takes it over when it is dropped, in a task of its own: none of
+/// them hangs if another's caller goes.
+struct Lane(Arc<Shared>);
 
-impl Carrier {
-    fn take(mut self) -> Option<(Arc<Shared>, Gathered)> {
-        let shared = self.0.take()?;
-        let steps = mem::take(&mut *shared.gathered());
-        Some((shared, steps))
-    }
-}
-
-impl Drop for Carrier {
-    fn drop(&mut self) {
-        if let Some(shared) = &self.0 {
-            let unanswered = mem::take(&mut *shared.gathered());
-            drop(unanswered);
+impl Lane {
+    async fn carry(self, mut steps: Vec<Waiting>) {
+        while !steps.is_empty() {
+            let (asked, replies): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
+            for (answer, reply) in self.0.send(&asked).await.into_iter().zip(replies) {
+                let _ = reply.send(answer);
+            }
+            // Answers come together; so does what follows them.
+            tokio::task::yield_now().await;
+            steps = self.0.traffic().next();
         }
     }
 }
 
-/// Counts a caller in, until this is dropped.
-struct UnderWay<'a> {
-    shared: &'a Shared,
-    alone: bool,
-}
-
-impl<'a> UnderWay<'a> {
-    fn begin(shared: &'a Shared) -> Self {
-        UnderWay { shared, alone: shared.under_way.fetch_add(1, Ordering::AcqRel) == 0 }
-    }
-}
-
-impl Drop for UnderWay<'_> {
+impl Drop for Lane {
     fn drop(&mut self) {
-        self.shared.under_way.fetch_sub(1, Ordering::AcqRel);
+        let next = {
+            let mut traffic = self.0.traffic();
+            let next = traffic.next();
+            traffic.under_way -= usize::from(next.is_empty());
+            next
+        };
+        if !next.is_empty() {
+            self.0.runtime.spawn(Lane(self.0.clone()).carry(next));
+        }
     }
 }
 
-fn unanswered() -> StepResult<Answered> {
+fn unanswered() -> StepResult<Answer> {
     Err(BackendError::unknown("redis: the call was not carried to its end"))
 }

@@ -2,11 +2,17 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, io::tcp::TcpSettings};
+use redis::{
+    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, aio::MultiplexedConnection,
+    io::tcp::TcpSettings,
+};
 use tasklock_core::{InvalidOption, InvalidUrl, LockError};
 use url::Url;
 
-use crate::{RedisLock, link::Server};
+use crate::{
+    RedisLock,
+    link::{Heard, Server},
+};
 
 /// The longest that an answer is waited for, by default and at least and at most.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -53,7 +59,7 @@ pub struct RedisConfig {
 enum Source {
     Address(ConnectionInfo),
     /// The caller's own: taken as it is.
-    Client(Client),
+    Client(Client, Option<MultiplexedConnection>),
 }
 
 #[derive(Clone, Default)]
@@ -115,7 +121,19 @@ impl RedisConfig {
     #[must_use]
     pub fn from_client(client: Client) -> Self {
         let shown = client.get_connection_info().addr().to_string();
-        Self::new(Source::Client(client), shown)
+        Self::new(Source::Client(client, None), shown)
+    }
+
+    /// From a connection made elsewhere, and the client that made it.
+    ///
+    /// The connection carries the commands, beside whatever else it is used for and under its own response timeout (half
+    /// a second, unless it was made with another). Grants come on a second one, which the client makes: one that is
+    /// shared has its pushes told to somebody else. When either ends, both are made anew by the client, with the timeout
+    /// set here; the one given is not used again.
+    #[must_use]
+    pub fn from_connection(client: Client, commands: MultiplexedConnection) -> Self {
+        let shown = client.get_connection_info().addr().to_string();
+        Self::new(Source::Client(client, Some(commands)), shown)
     }
 
     /// Sets a parameter of the address by its name.
@@ -158,7 +176,7 @@ impl RedisConfig {
                 ConnectionAddr::TcpTls { .. } => &PARAMETERS,
                 _ => &PARAMETERS[..1],
             },
-            Source::Client(_) => &PARAMETERS[..1],
+            Source::Client(..) => &PARAMETERS[..1],
         }
     }
 
@@ -204,16 +222,24 @@ impl RedisConfig {
         }
     }
 
+    /// The connection that is there already, if any.
+    pub(crate) fn commands(&self) -> Option<MultiplexedConnection> {
+        match &self.source {
+            Source::Client(_, commands) => commands.clone(),
+            Source::Address(_) => None,
+        }
+    }
+
     /// The server, to be spoken to on this inbox.
-    pub(crate) fn server(self, inbox: String) -> Result<Server, LockError> {
+    pub(crate) fn server(self, inbox: String, heard: Heard) -> Result<Server, LockError> {
         let client = match &self.source {
-            Source::Client(client) => client.clone(),
+            Source::Client(client, _) => client.clone(),
             Source::Address(info) => {
                 let info = info.clone().set_tcp_settings(tcp_settings(self.timeout));
                 self.client(info)?
             }
         };
-        Ok(Server { client, address: self.shown, timeout: self.timeout, inbox })
+        Ok(Server { client, address: self.shown, timeout: self.timeout, inbox, heard })
     }
 
     #[cfg(feature = "tls")]

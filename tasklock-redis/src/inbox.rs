@@ -9,7 +9,7 @@ use std::{
 use tasklock_core::{Clock, FencingToken, Grant, Mono, Nonce, StepResult, Validity, Wake};
 use tokio::sync::Notify;
 
-use crate::layout::{Base, nonce_of};
+use crate::layout::{OwnerKey, nonce_of};
 
 /// The waiters of one client, by nonce: from before their first request is sent until they are released, so that
 /// nothing pushed to them is pushed to nobody.
@@ -45,7 +45,7 @@ struct Pushed {
 /// What came for somebody who does not wait here: to be given back.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Unwanted {
-    pub(crate) base: Base,
+    pub(crate) owner: OwnerKey,
     pub(crate) member: String,
 }
 
@@ -107,8 +107,8 @@ impl Inbox {
                     }
                     return None;
                 }
-                let base = Base::of_owner_key(parts.next()?)?;
-                Some(Unwanted { base, member: member.to_owned() })
+                let owner = OwnerKey::pushed(parts.next()?)?;
+                Some(Unwanted { owner, member: member.to_owned() })
             }
             "next" => {
                 let claim = Duration::from_millis(number()?);
@@ -195,23 +195,18 @@ mod tests {
         clock: Clock,
         nonce: Nonce,
         member: String,
-        base: Base,
+        owner: OwnerKey,
     }
 
     fn case() -> Case {
         let (clock, nonce) = (Clock::current(), Nonce::fresh());
-        let base = Base::of(&Key::new("a b").unwrap());
-        Case { inbox: Inbox::new(clock), clock, nonce, member: Client::new().member(nonce), base }
+        let owner = OwnerKey::of(&Key::new("a b").unwrap());
+        Case { inbox: Inbox::new(clock), clock, nonce, member: Client::new().member(nonce), owner }
     }
 
     impl Case {
         fn push(&self, token: u64, at: u64) -> Option<Unwanted> {
-            let mut owner = String::new();
-            self.base.each(|key| {
-                if owner.is_empty() {
-                    key.clone_into(&mut owner);
-                }
-            });
+            let owner = self.owner.as_str();
             self.inbox.deliver(&format!("granted {} {token} {at} 1000 {owner}", self.member))
         }
 
@@ -274,7 +269,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_nobody_wants_is_given_back() {
         let case = case();
-        let unwanted = Some(Unwanted { base: case.base.clone(), member: case.member.clone() });
+        let unwanted = Some(Unwanted { owner: case.owner.clone(), member: case.member.clone() });
         assert_eq!(case.push(2, 5_000), unwanted);
         // Granted at once, it never queued; granted later, a push may still come and is no stranger's.
         assert!(!case.inbox.expect(case.nonce));

@@ -4,49 +4,43 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use tasklock_core::{FencingToken, Holder, Key, Nonce, Owner};
 
-/// The keys of one lock, in the order in which the script takes them.
-const PARTS: [&str; 5] = ["owner", "fence", "queue", "leases", "names"];
-const VERSION: &str = ":1:";
+/// The version of the layout, and the key of a lock by which it is known to the script, which has the names of its others
+/// from it: `fence`, `queue`, `leases` and `names` in the place of `owner`.
+const OWNER: &str = ":1:owner";
 const INBOX: &str = "tasklock:1:inbox:";
 
-/// What the keys of one lock begin with: its name in braces, by which Redis Cluster keeps them together.
+/// The owner's key of one lock. Its name is in braces, by which Redis Cluster keeps the keys of a lock together.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Base(String);
+pub(crate) struct OwnerKey(String);
 
-impl Base {
+impl OwnerKey {
     /// Braces in a name would end the tag early, or leave it empty: they are escaped, and so is what escapes.
     pub(crate) fn of(key: &Key) -> Self {
         let key = key.as_str();
-        let mut base = String::with_capacity(key.len() + VERSION.len() + 2);
-        base.push('{');
+        let mut owner = String::with_capacity(key.len() + OWNER.len() + 2);
+        owner.push('{');
         if key.contains(['{', '}', '%']) {
             for c in key.chars() {
                 match c {
-                    '{' | '}' | '%' => escape(&mut base, c),
-                    _ => base.push(c),
+                    '{' | '}' | '%' => escape(&mut owner, c),
+                    _ => owner.push(c),
                 }
             }
         } else {
-            base.push_str(key);
+            owner.push_str(key);
         }
-        base.push('}');
-        base.push_str(VERSION);
-        Base(base)
+        owner.push('}');
+        owner.push_str(OWNER);
+        OwnerKey(owner)
     }
 
-    /// From the owner's key, as a push carries it.
-    pub(crate) fn of_owner_key(owner: &str) -> Option<Self> {
-        owner.strip_suffix(PARTS[0]).map(|base| Base(base.to_owned()))
+    /// As a push carries it.
+    pub(crate) fn pushed(owner: &str) -> Option<Self> {
+        owner.ends_with(OWNER).then(|| OwnerKey(owner.to_owned()))
     }
 
-    pub(crate) fn each(&self, mut with: impl FnMut(&str)) {
-        let mut key = String::with_capacity(self.0.len() + 8);
-        for part in PARTS {
-            key.clear();
-            key.push_str(&self.0);
-            key.push_str(part);
-            with(&key);
-        }
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
     }
 }
 
@@ -138,25 +132,14 @@ fn unescape(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn keys(name: &str) -> Vec<String> {
-        let mut keys = Vec::new();
-        Base::of(&Key::new(name).unwrap()).each(|key| keys.push(key.to_owned()));
-        keys
+    fn owner(name: &str) -> String {
+        OwnerKey::of(&Key::new(name).unwrap()).as_str().to_owned()
     }
 
     /// What is in a store today must be found by tomorrow's code.
     #[test]
     fn the_format_is_frozen() {
-        assert_eq!(
-            keys("tasklock:team:acme"),
-            [
-                "{tasklock:team:acme}:1:owner",
-                "{tasklock:team:acme}:1:fence",
-                "{tasklock:team:acme}:1:queue",
-                "{tasklock:team:acme}:1:leases",
-                "{tasklock:team:acme}:1:names",
-            ]
-        );
+        assert_eq!(owner("tasklock:team:acme"), "{tasklock:team:acme}:1:owner");
         let client = Client("00112233445566778899aabbccddeeff".to_owned());
         let member = client.member(Nonce::from_u128(255));
         assert_eq!(member, "00112233445566778899aabbccddeeff.000000000000000000000000000000ff");
@@ -175,12 +158,9 @@ mod tests {
         for (name, base) in
             [("}", "{%7D}"), ("{}", "{%7B%7D}"), ("a}b{c", "{a%7Db%7Bc}"), ("%7D", "{%257D}"), ("a b*", "{a b*}")]
         {
-            for key in keys(name) {
-                assert!(key.starts_with(base), "{key}");
-                assert_eq!(key.matches(['{', '}']).count(), 2, "{key}");
-            }
+            assert_eq!(owner(name), format!("{base}:1:owner"));
         }
-        assert_ne!(keys("}"), keys("%7D"));
+        assert_ne!(owner("}"), owner("%7D"));
     }
 
     #[test]

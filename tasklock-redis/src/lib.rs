@@ -18,7 +18,8 @@
 //!
 //! # Protocol
 //!
-//! Every step is a part of one script, `scripts/lock.lua`; steps that are begun at the same time share a call.
+//! Every step is a part of one script, `scripts/lock.lua`. Two calls may be under way at a time; steps that come meanwhile
+//! share the next.
 //!
 //! 1. *Acquire.* If nobody has it and nobody waits, it is taken: `token = max(last + 1, server time in µs)`. If the
 //!    caller has it already, it gets its token again and its ttl begins anew. Else it enters the queue, and a lock that
@@ -26,17 +27,20 @@
 //! 2. *Release* grants to the first waiter in the same step: it writes the record, for a claim of a second, and then
 //!    publishes to that waiter's inbox. Nobody listening there means that it is gone, and the next one is tried.
 //! 3. *Wait.* The push carries the server's time. The waiter dates its claim by it, through its own last request, so that
-//!    a push that was held up is not believed for longer than the store holds it; it renews at once, for its whole ttl.
-//! 4. *Hung waiters.* With each grant the next waiter is told, too: it asks again after the claim. Apart from that a
-//!    waiter asks when the holder's time is over, and at least every ten seconds, which keeps its place.
+//!    a push that was held up is not believed for longer than the store holds it. A third into its claim it renews, for
+//!    its whole ttl, unless it is done by then.
+//! 4. *Hung waiters.* A waiter asks again a claim after it entered the queue. From then on it is told of each grant to the
+//!    one before it, and asks again after that one's claim. Apart from that it asks when the holder's time is over, and
+//!    at least every ten seconds, which keeps its place.
 //! 5. *Renew, release* are conditional on the member and on nothing else. *Withdraw* is a release that may overtake its
 //!    own acquisition: the member is remembered for a minute, and refused.
 //! 6. *A push that nobody wants* is given back.
 //!
 //! # Cost
 //!
-//! One call to acquire, one to release, one for up to 64 renewals. An acquisition that waits costs one request more, the
-//! confirmation of its claim; the hand-over itself is one call and two pushes, however many wait. A `PING` on each of two
+//! One call to acquire, one to release, one for up to 64 renewals. An acquisition that waited costs one request more, the
+//! confirmation of its claim, if it holds for longer than a third of a second, and one if it waits for longer than a
+//! second. The hand-over itself is one call and one push, or two if the next one has waited for so long. A `PING` on each of two
 //! connections every five seconds.
 //!
 //! # Failure modes

@@ -1,6 +1,8 @@
 //! The two connections to a server, made together and replaced together.
 
 use std::{
+    convert::Infallible,
+    fmt,
     future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -11,7 +13,7 @@ use redis::{
     ServerErrorKind, Value, aio::MultiplexedConnection,
 };
 use tasklock_core::{BackendError, StepResult};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use crate::{error, script};
 
@@ -39,6 +41,18 @@ pub(crate) struct Server {
     pub(crate) timeout: Duration,
     /// The channel on which grants come.
     pub(crate) inbox: String,
+    pub(crate) heard: Heard,
+}
+
+/// Told of each message on the channel, in the task that reads it: a grant is awaited, and another task in between would
+/// have to be woken first.
+#[derive(Clone)]
+pub(crate) struct Heard(pub(crate) Arc<dyn Fn(&str) + Send + Sync>);
+
+impl fmt::Debug for Heard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Heard")
+    }
 }
 
 #[derive(Debug)]
@@ -54,17 +68,14 @@ enum State {
 pub(crate) struct Session {
     commands: MultiplexedConnection,
     inbox: MultiplexedConnection,
-    broken: Notify,
+    broken: Arc<Notify>,
 }
 
-/// What the store says unasked.
-pub(crate) type Pushes = mpsc::UnboundedReceiver<PushInfo>;
-
 impl Link {
-    /// Opens it.
-    pub(crate) async fn open(server: Server) -> StepResult<(Arc<Self>, Pushes)> {
-        let (session, pushes) = server.connect().await?;
-        Ok((Arc::new(Link { server, state: Mutex::new(State::Open(Arc::new(session))) }), pushes))
+    /// Opens it, with this connection for commands if there is one.
+    pub(crate) async fn open(server: Server, commands: Option<MultiplexedConnection>) -> StepResult<Arc<Self>> {
+        let session = server.connect(commands).await?;
+        Ok(Arc::new(Link { server, state: Mutex::new(State::Open(Arc::new(session))) }))
     }
 
     /// Calls the script; one value for all its steps.
@@ -86,21 +97,12 @@ impl Link {
         self.settle(&session, answer)
     }
 
-    /// Keeps it open, until this is dropped: hears what is pushed, and makes the connections anew when they end.
-    /// `reopened` is told each time.
-    pub(crate) async fn keep(
-        self: Arc<Self>,
-        mut pushes: Pushes,
-        heard: impl Fn(&str) + Send + Sync,
-        reopened: impl Fn() + Send + Sync,
-    ) {
+    /// Keeps it open, until this is dropped: makes the connections anew when they end. `reopened` is told each time.
+    pub(crate) async fn keep(self: Arc<Self>, reopened: impl Fn() + Send + Sync) {
         loop {
             let Ok(session) = self.session() else { return };
             let opened = tokio::time::Instant::now();
-            let why = tokio::select! {
-                why = listen(&mut pushes, &heard) => why,
-                why = session.watch() => why,
-            };
+            let why = session.watch().await;
             tracing::warn!(target: "tasklock", backend = "redis", address = self.server.address, "connection lost: {why}");
             if !self.replace(State::Broken(BackendError::transient(format!("redis: {why}")))) {
                 return;
@@ -112,11 +114,8 @@ impl Link {
                 tokio::time::sleep(PAUSES.1 / 4).await;
             }
             let session = loop {
-                match self.server.connect().await {
-                    Ok((session, new)) => {
-                        pushes = new;
-                        break session;
-                    }
+                match self.server.connect(None).await {
+                    Ok(session) => break session,
                     Err(error) => {
                         tracing::debug!(target: "tasklock", backend = "redis", "not connected: {error}");
                         // Whatever it is, it may pass: a password that is being changed, a server that starts.
@@ -191,8 +190,8 @@ impl Link {
 
 impl Server {
     /// Both connections, the inbox subscribed.
-    async fn connect(&self) -> StepResult<(Session, Pushes)> {
-        let made = tokio::time::timeout(self.timeout * 2, self.try_connect()).await;
+    async fn connect(&self, commands: Option<MultiplexedConnection>) -> StepResult<Session> {
+        let made = tokio::time::timeout(self.timeout * 2, self.try_connect(commands)).await;
         let made = made.unwrap_or_else(|_| {
             let late =
                 std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {:?}", self.timeout));
@@ -201,22 +200,25 @@ impl Server {
         made.map_err(|e| error::unreachable(&self.address, e))
     }
 
-    async fn try_connect(&self) -> RedisResult<(Session, Pushes)> {
+    async fn try_connect(&self, commands: Option<MultiplexedConnection>) -> RedisResult<Session> {
         let config = || {
             AsyncConnectionConfig::new()
                 .set_connection_timeout(Some(self.timeout))
                 .set_response_timeout(Some(self.timeout))
                 .set_pipeline_buffer_size(UNSENT)
         };
-        let commands = self.client.get_multiplexed_async_connection_with_config(&config()).await?;
+        let commands = match commands {
+            Some(commands) => commands,
+            None => self.client.get_multiplexed_async_connection_with_config(&config()).await?,
+        };
         let info = self.client.get_connection_info();
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(info.clone().set_redis_settings(settings))?;
-        let (sender, pushes) = mpsc::unbounded_channel();
-        let config = config().set_push_sender(sender);
+        let broken = Arc::new(Notify::new());
+        let config = config().set_push_sender(listener(self.heard.clone(), broken.clone()));
         let mut inbox = client.get_multiplexed_async_connection_with_config(&config).await?;
         inbox.subscribe(&self.inbox).await?;
-        Ok((Session { commands, inbox, broken: Notify::new() }, pushes))
+        Ok(Session { commands, inbox, broken })
     }
 }
 
@@ -224,7 +226,7 @@ impl Session {
     /// Until a call finds it broken, or the server no longer answers.
     async fn watch(&self) -> String {
         tokio::select! {
-            () = self.broken.notified() => "a call was not answered, or the server is a replica".to_owned(),
+            () = self.broken.notified() => "a call or the inbox ended, or the server is a replica".to_owned(),
             why = heartbeat(&self.commands) => why,
             why = heartbeat(&self.inbox) => why,
         }
@@ -243,14 +245,14 @@ fn heartbeat(connection: &MultiplexedConnection) -> impl Future<Output = String>
     }
 }
 
-/// Until nothing more will come.
-async fn listen(pushes: &mut Pushes, heard: &(impl Fn(&str) + Sync)) -> String {
-    while let Some(push) = pushes.recv().await {
+/// What takes in what the server says unasked.
+fn listener(heard: Heard, broken: Arc<Notify>) -> impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync {
+    move |push| {
         match (push.kind, push.data.as_slice()) {
-            (PushKind::Message, [_, Value::BulkString(message)]) => heard(&String::from_utf8_lossy(message)),
-            (PushKind::Disconnection | PushKind::Unsubscribe, _) => break,
+            (PushKind::Message, [_, Value::BulkString(message)]) => (heard.0)(&String::from_utf8_lossy(message)),
+            (PushKind::Disconnection | PushKind::Unsubscribe, _) => broken.notify_one(),
             _ => {}
         }
+        Ok(())
     }
-    "the inbox was closed".to_owned()
 }

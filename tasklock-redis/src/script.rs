@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use redis::{Cmd, Script, Value};
 use tasklock_core::{BackendError, StepResult};
 
-use crate::{error, layout::Base};
+use crate::{error, layout::OwnerKey};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
 const SOURCE: &str = include_str!("scripts/lock.lua");
@@ -14,7 +14,7 @@ const SOURCE: &str = include_str!("scripts/lock.lua");
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) what: What,
-    pub(crate) base: Base,
+    pub(crate) owner: OwnerKey,
     /// Who asks; for a revocation the nonce seen, or nothing.
     pub(crate) member: String,
     /// In milliseconds; 0 never ends.
@@ -30,6 +30,8 @@ pub(crate) enum What {
     Try,
     /// Takes it or enters the queue.
     Wait,
+    /// The same, asked before: whether or not that was heard.
+    Poll,
     Renew,
     /// Ends whatever the member has.
     Leave,
@@ -44,6 +46,7 @@ impl What {
         match self {
             What::Try => "try",
             What::Wait => "wait",
+            What::Poll => "poll",
             What::Renew => "renew",
             What::Leave => "leave",
             What::Withdraw => "withdraw",
@@ -56,37 +59,34 @@ impl What {
 /// The answer to a step.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Answer {
-    /// No; for an attempt, with what the store says of the lock.
     No,
     /// Yes; for a grant or renewal, its token.
-    Yes { token: u64 },
+    Yes {
+        token: u64,
+    },
     /// This member was withdrawn before.
     Withdrawn,
     /// How it stands: the owner's record, its time left in milliseconds (negative: for ever), the caller's rank or the
     /// number of waiters, and the server's time in milliseconds.
-    Held { record: String, left: i64, count: i64, now: u64 },
-}
-
-/// An answer that came, and the server's time in it where it has one.
-#[derive(PartialEq, Eq, Debug)]
-pub(crate) struct Answered {
-    pub(crate) answer: Answer,
-    pub(crate) now: u64,
+    Held {
+        record: String,
+        left: i64,
+        count: i64,
+        now: u64,
+    },
 }
 
 /// The call that carries out these steps, by the script's hash or, if the server does not know it, by its text.
 pub(crate) fn command(steps: &[Step], whole: bool) -> Cmd {
-    let mut cmd = Cmd::with_capacity(3 + steps.len() * 9, steps.len() * 512);
+    let mut cmd = Cmd::with_capacity(3 + steps.len() * 5, 64 + steps.len() * 256);
     if whole {
         cmd.arg("EVAL").arg(SOURCE);
     } else {
         cmd.arg("EVALSHA").arg(SCRIPT.get_hash());
     }
-    cmd.arg(steps.len() * 5);
+    cmd.arg(steps.len());
     for step in steps {
-        step.base.each(|key| {
-            cmd.arg(key);
-        });
+        cmd.arg(step.owner.as_str());
     }
     for step in steps {
         cmd.arg(step.what.name()).arg(&step.member).arg(step.ttl).arg(&*step.names);
@@ -94,12 +94,14 @@ pub(crate) fn command(steps: &[Step], whole: bool) -> Cmd {
     cmd
 }
 
-/// The answers to these steps, in order, and whether one of them says that the server is a replica.
-pub(crate) fn answers(steps: &[Step], value: Value) -> Vec<StepResult<Answered>> {
+/// The answers to these steps, in order: one step is answered with its own, many with an array of theirs.
+pub(crate) fn answers(steps: &[Step], value: Value) -> Vec<StepResult<Answer>> {
     let mut answers = match value {
-        Value::Array(answers) => answers.into_iter(),
-        _ => Vec::new().into_iter(),
-    };
+        answer if steps.len() == 1 => vec![answer],
+        Value::Array(answers) => answers,
+        _ => Vec::new(),
+    }
+    .into_iter();
     steps.iter().map(|step| answers.next().and_then(|v| parse(step.what, v)).unwrap_or_else(odd)).collect()
 }
 
@@ -107,41 +109,30 @@ pub(crate) fn answers(steps: &[Step], value: Value) -> Vec<StepResult<Answered>>
 pub(crate) fn failure(value: &Value) -> Option<String> {
     match value {
         Value::Array(parts) => match parts.as_slice() {
-            [Value::Int(-1), message] => text(message),
+            [message] => text(message),
             _ => None,
         },
         _ => None,
     }
 }
 
-fn parse(what: What, value: Value) -> Option<StepResult<Answered>> {
+fn parse(what: What, value: Value) -> Option<StepResult<Answer>> {
     if let Some(message) = failure(&value) {
         return Some(Err(error::said(&message)));
     }
-    let Value::Array(parts) = value else { return None };
-    let number = |i: usize| match parts.get(i) {
-        Some(Value::Int(n)) => Some(*n),
-        _ => None,
-    };
-    let held = |at: usize| {
-        let now = u64::try_from(number(at + 3)?).ok()?;
-        let answer = Answer::Held { record: text(parts.get(at)?)?, left: number(at + 1)?, count: number(at + 2)?, now };
-        Some(Answered { answer, now })
-    };
-    let plain =
-        |answer, now: Option<i64>| Answered { answer, now: now.and_then(|n| u64::try_from(n).ok()).unwrap_or(0) };
-    let answered = match (what, number(0)) {
-        (What::Inspect, _) => held(0)?,
-        (What::Try | What::Wait, Some(0)) => held(1)?,
-        (_, Some(0)) => plain(Answer::No, None),
-        (_, Some(1)) => {
-            let token = number(1).and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-            plain(Answer::Yes { token }, number(2))
-        }
-        (_, Some(2)) => plain(Answer::Withdrawn, None),
+    let answer = match (what, value) {
+        (_, Value::Int(0)) => Answer::No,
+        (What::Try | What::Wait | What::Poll, Value::Int(-1)) => Answer::Withdrawn,
+        (_, Value::Int(token)) => Answer::Yes { token: u64::try_from(token).ok()? },
+        (What::Try | What::Wait | What::Poll | What::Inspect, Value::Array(parts)) => held(&parts)?,
         _ => return None,
     };
-    Some(Ok(answered))
+    Some(Ok(answer))
+}
+
+fn held(parts: &[Value]) -> Option<Answer> {
+    let [record, Value::Int(left), Value::Int(count), Value::Int(now)] = parts else { return None };
+    Some(Answer::Held { record: text(record)?, left: *left, count: *count, now: u64::try_from(*now).ok()? })
 }
 
 fn text(value: &Value) -> Option<String> {
@@ -152,6 +143,6 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-fn odd() -> StepResult<Answered> {
+fn odd() -> StepResult<Answer> {
     Err(BackendError::unknown("redis: an answer that cannot be understood"))
 }

@@ -4,11 +4,11 @@ use std::{env, process::Command, time::Duration};
 
 use tasklock::{
     LockError, Locker, RedisConfig, RedisLock, connect, connector, from_env,
-    redis::{Client, Value},
+    redis::{self, Client, Value},
 };
 use tasklock_tests::{
-    logged,
-    servers::{RedisServer, RedisSettings},
+    eventually, logged,
+    servers::{RedisServer, RedisSettings, free_port},
 };
 
 async fn works(lock: &Locker) {
@@ -204,6 +204,65 @@ async fn rights() {
     let with = |user: &str| server.url().replace("redis://", &format!("redis://{user}:hunter2@"));
     assert!(!refused(&with("deaf"), "'subscribe'").await.is_retryable());
     works(&connect(with("mute")).await.unwrap()).await;
+}
+
+/// A connection of the caller's own carries the commands, until it ends; then there is another.
+#[tokio::test]
+async fn an_own_connection_works_and_is_replaced() {
+    let server = RedisServer::start();
+    let client = Client::open(server.url()).unwrap();
+    let mut own = client.get_multiplexed_async_connection().await.unwrap();
+    let name: Value = redis::cmd("CLIENT").arg("SETNAME").arg("own").query_async(&mut own).await.unwrap();
+    assert_eq!(name, Value::Okay);
+    let id: i64 = redis::cmd("CLIENT").arg("ID").query_async(&mut own).await.unwrap();
+    let config = RedisConfig::from_connection(client, own.clone());
+    assert_eq!(config.parameters(), ["timeout"]);
+    let lock = Locker::new(config.connect().await.unwrap()).unwrap();
+    works(&lock).await;
+    let clients: String = server.ask(&["CLIENT", "LIST", "ID", &id.to_string()]).await;
+    assert!(clients.contains("cmd=ping"), "what was asked last was asked on it: {clients}");
+    // A waiter is told on the other one, and after the end of this one by those that took their places.
+    let there = connect(server.url()).await.unwrap();
+    for _ in 0..2 {
+        let held = there.acquire("job").await.unwrap();
+        let waiter = tokio::spawn({
+            let lock = lock.clone();
+            async move { lock.acquire("job").await.unwrap().release().await.unwrap() }
+        });
+        eventually("it waits", async || there.inspect("job").await.unwrap().waiters == Some(1)).await;
+        let _: i64 = server.ask(&["CLIENT", "KILL", "ID", &id.to_string()]).await;
+        held.release().await.unwrap();
+        waiter.await.unwrap();
+    }
+    works(&lock).await;
+}
+
+/// A node of a cluster refuses what another one keeps; as one server it is of no use, and asking again does not help.
+#[tokio::test]
+async fn a_node_of_a_cluster_is_no_single_server() {
+    let node = || {
+        let bus = free_port().to_string();
+        let arguments = ["--cluster-enabled", "yes", "--cluster-require-full-coverage", "no", "--cluster-port", &bus];
+        let arguments = arguments.map(str::to_owned).to_vec();
+        (RedisServer::with(RedisSettings { arguments, ..RedisSettings::default() }), bus)
+    };
+    let ((here, _), (there, bus)) = (node(), node());
+    let _: Value = there.ask(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+    let _: Value = here.ask(&["CLUSTER", "MEET", "127.0.0.1", &there.port().to_string(), &bus]).await;
+    eventually("the other one has the slots", async || {
+        let nodes: String = here.ask(&["CLUSTER", "NODES"]).await;
+        let info: String = here.ask(&["CLUSTER", "INFO"]).await;
+        nodes.contains("0-16383") && info.contains("cluster_state:ok")
+    })
+    .await;
+    let lock = connect(here.url()).await.unwrap();
+    for error in [lock.acquire("job").await.unwrap_err(), lock.try_acquire("job").await.unwrap_err()] {
+        assert!(matches!(error, LockError::Backend(_)) && !error.is_retryable() && !error.is_contended(), "{error:?}");
+        let shown = error.to_string();
+        assert!(shown.contains("MOVED") && shown.contains("node of a cluster"), "{shown}");
+    }
+    // The node that has all of it is as good as a single server.
+    works(&connect(there.url()).await.unwrap()).await;
 }
 
 /// Runs itself again, with the environment set.

@@ -19,7 +19,12 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A port that nobody listens on.
-fn free_port() -> u16 {
+///
+/// # Panics
+///
+/// If there is none.
+#[must_use]
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     listener.local_addr().expect("an address").port()
 }
