@@ -78,7 +78,7 @@ pub(crate) fn run(
     ];
     let title = "DynamoDB: lock + unlock, one task, nobody waiting".to_owned();
     let table = Table { id: "dynamodb_uncontended".to_owned(), title, columns, rows: rows.collect() };
-    Ok(Part { tables: vec![table], notes: NOTES })
+    Ok(Part { tables: vec![table], notes: NOTES.into() })
 }
 
 /// What is measured within this process.

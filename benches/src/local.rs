@@ -15,21 +15,34 @@ use crate::{
     memory::uncontended,
     ours::Text,
     peers::texts,
+    python,
     report::Part,
-    subject::{Entrant, Failure, KEYS, Subject, entrant},
+    subject::{Entrant, Failure, KEYS, Subject, Walk, entrant},
 };
 
 const NOTES: &str = "\
-tasklock writes down who holds and a token that outlives it, and checks that the file is still the lock; the peers do not.";
+tasklock writes down who holds and a token that outlives it, and checks that the file is still the lock; the peers do not.
+A second acquisition of one of a few locks finds its file open; of a thousand, it opens it again, as fd-lock does.
+Python's SocketLock is a bound name without a file; nobody is told of its release. Compare within one run only.";
+/// As many locks as a service takes again and again, and more than it keeps files open for.
+const SETS: [usize; 2] = [16, KEYS];
 
 pub(crate) fn run(runtime: &Runtime, plan: Plan, wants: impl Fn(&str) -> bool) -> Result<Part, Failure> {
     let folder = Folder::new()?;
     let mut entrants = all(runtime, &folder)?;
+    let mut notes = NOTES.to_owned();
+    match python::all(&folder.0) {
+        Ok(python) => entrants.extend(python),
+        Err(missing) => notes.push_str(&format!("\n{missing}")),
+    }
     entrants.retain(|entrant| wants(entrant.name()));
-    // A cycle is some ten times as long as in memory.
-    let plan = Plan { cycles: plan.cycles / 16, ..plan };
-    let title = format!("lock + unlock between processes, {KEYS} files, nobody waiting, 1 thread");
-    Ok(Part { tables: vec![uncontended(&entrants, plan, 1, "files_1", title)?], notes: NOTES })
+    let tables = SETS.map(|keys| {
+        let title = format!("lock + unlock between processes, {keys} locks, nobody waiting, 1 thread");
+        // A cycle is some ten times as long as in memory.
+        let walk = Walk { threads: 1, keys, cycles: plan.cycles / 16 };
+        uncontended(&entrants, plan.rounds, walk, &format!("local_{keys}"), title)
+    });
+    Ok(Part { tables: tables.into_iter().collect::<Result<_, _>>()?, notes: notes.into() })
 }
 
 /// A folder for the run.

@@ -10,6 +10,8 @@ mod local;
 mod memory;
 mod ours;
 mod peers;
+mod python;
+mod rabbitmq;
 mod redis;
 mod report;
 mod stats;
@@ -20,13 +22,14 @@ use std::{path::PathBuf, time::Duration};
 use crate::subject::Failure;
 
 const USAGE: &str = "\
-usage: tasklock-benches [--quick] [--rounds N] [--part NAME] [--only TEXT] [--json PATH]
-                        [--dynamodb-lock PATH]
+usage: tasklock-benches [--quick] [--rounds N] [--part NAME] [--only TEXT] [--names N]
+                        [--json PATH] [--dynamodb-lock PATH]
 
   --quick       few short rounds: does it run, not what it measures
   --rounds N    rounds per table
-  --part NAME   only this part: memory, local, redis, dynamodb
+  --part NAME   only this part: memory, local, redis, rabbitmq, dynamodb
   --only TEXT   only subjects whose name contains TEXT (may be repeated)
+  --names N     how many new names RabbitMQ is given
   --json PATH   also write the figures to PATH
 
   --dynamodb-lock PATH  the program built from benches/dynamodb-lock, a peer";
@@ -49,6 +52,10 @@ struct Plan {
     crowd_rounds: usize,
     /// How long a round of several processes takes.
     crowd_span: Duration,
+    rabbit_rounds: usize,
+    rabbit_cycles: usize,
+    /// Each costs the broker a queue.
+    rabbit_names: usize,
 }
 
 impl Plan {
@@ -62,6 +69,9 @@ impl Plan {
         dynamodb_cycles: 500,
         crowd_rounds: 5,
         crowd_span: Duration::from_secs(2),
+        rabbit_rounds: 5,
+        rabbit_cycles: 200,
+        rabbit_names: 1_000,
     };
     const QUICK: Self = Self {
         rounds: 3,
@@ -73,11 +83,14 @@ impl Plan {
         dynamodb_cycles: 50,
         crowd_rounds: 1,
         crowd_span: Duration::from_millis(300),
+        rabbit_rounds: 1,
+        rabbit_cycles: 20,
+        rabbit_names: 20,
     };
 
     fn with_rounds(self, rounds: usize) -> Self {
         let rounds = rounds.max(1);
-        Self { rounds, redis_rounds: rounds, crowd_rounds: rounds, ..self }
+        Self { rounds, redis_rounds: rounds, crowd_rounds: rounds, rabbit_rounds: rounds, ..self }
     }
 }
 
@@ -96,7 +109,7 @@ impl Arguments {
     /// `None` when only the usage was asked for.
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
         let mut parsed = Self { plan: Plan::FULL, part: None, only: Vec::new(), json: None, dynamodb_lock: None };
-        let mut rounds = None;
+        let (mut rounds, mut names) = (None, None);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
             match word.as_str() {
@@ -104,6 +117,7 @@ impl Arguments {
                 "--rounds" => rounds = Some(value()?.parse().map_err(|e| format!("--rounds: {e}"))?),
                 "--part" => parsed.part = Some(value()?),
                 "--only" => parsed.only.push(value()?),
+                "--names" => names = Some(value()?.parse().map_err(|e| format!("--names: {e}"))?),
                 "--json" => parsed.json = Some(value()?.into()),
                 "--dynamodb-lock" => parsed.dynamodb_lock = Some(value()?.into()),
                 "--help" | "-h" => return Ok(None),
@@ -113,6 +127,7 @@ impl Arguments {
         if let Some(rounds) = rounds {
             parsed.plan = parsed.plan.with_rounds(rounds);
         }
+        parsed.plan.rabbit_names = names.unwrap_or(parsed.plan.rabbit_names);
         Ok(Some(parsed))
     }
 
@@ -154,6 +169,9 @@ fn main() -> Result<(), Failure> {
     }
     if arguments.has("redis") {
         parts.push(redis::run(&runtime, arguments.plan, |name| arguments.wants(name))?);
+    }
+    if arguments.has("rabbitmq") {
+        parts.push(rabbitmq::run(&runtime, arguments.plan, |name| arguments.wants(name))?);
     }
     #[cfg(feature = "dynamodb")]
     if arguments.has("dynamodb") {

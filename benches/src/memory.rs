@@ -6,7 +6,7 @@ use crate::{
     Plan,
     report::{Cell, Column, Part, Table},
     stats::{Summary, interleave, quantile},
-    subject::{Contended, Entrant, Failure, KEYS, TASKS},
+    subject::{Contended, Entrant, Failure, KEYS, TASKS, Walk},
 };
 
 const NOTES: &str = "\
@@ -16,23 +16,24 @@ The floor, a tokio Mutex found by index, has no keys to look up and none to forg
 Medians over interleaved rounds; max is the worst wait of any round. Compare within one run only.";
 
 pub(crate) fn run(runtime: &Runtime, entrants: &[Box<dyn Entrant>], plan: Plan) -> Result<Part, Failure> {
-    let alone = |threads: usize, walk: &str| {
-        let title = format!("lock + unlock, {KEYS} keys, nobody waiting, {walk}");
-        uncontended(entrants, plan, threads, &format!("uncontended_{threads}"), title)
+    let alone = |threads: usize, how: &str| {
+        let title = format!("lock + unlock, {KEYS} keys, nobody waiting, {how}");
+        let walk = Walk { threads, keys: KEYS, cycles: plan.cycles };
+        uncontended(entrants, plan.rounds, walk, &format!("uncontended_{threads}"), title)
     };
     let tables =
         vec![alone(1, "1 thread")?, alone(2, "2 threads that share no key")?, contended(runtime, entrants, plan)?];
-    Ok(Part { tables, notes: NOTES })
+    Ok(Part { tables, notes: NOTES.into() })
 }
 
 pub(crate) fn uncontended(
     entrants: &[Box<dyn Entrant>],
-    plan: Plan,
-    threads: usize,
+    rounds: usize,
+    walk: Walk,
     id: &str,
     title: String,
 ) -> Result<Table, Failure> {
-    let per_entrant = interleave(entrants.len(), plan.rounds, |at| entrants[at].uncontended(threads, plan.cycles))?;
+    let per_entrant = interleave(entrants.len(), rounds, |at| entrants[at].uncontended(walk))?;
     let rows = entrants.iter().zip(per_entrant).map(|(entrant, rounds)| {
         let ns = Summary::of(rounds);
         (entrant.name().to_owned(), vec![Cell::of(ns.median), Cell::of(ns.p10), Cell::of(ns.p90)])

@@ -1,6 +1,6 @@
 //! Tables for people and JSON for programs.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
 use crate::Plan;
 
@@ -8,7 +8,7 @@ use crate::Plan;
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) tables: Vec<Table>,
-    pub(crate) notes: &'static str,
+    pub(crate) notes: Cow<'static, str>,
 }
 
 /// What one workload measured.

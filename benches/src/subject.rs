@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
 
-/// How many keys the uncontended tables walk over.
+/// How many keys there are, and how many the uncontended tables walk over unless they say otherwise.
 pub(crate) const KEYS: usize = 1024;
 /// How many tasks contend for the hot key.
 pub(crate) const TASKS: usize = 64;
@@ -30,12 +30,22 @@ pub(crate) trait Subject: Send + Sync + 'static {
     }
 }
 
+/// How a round without contention goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Walk {
+    pub(crate) threads: usize,
+    /// Shared out among the threads.
+    pub(crate) keys: usize,
+    /// Of each thread.
+    pub(crate) cycles: usize,
+}
+
 /// A subject with its name, erased: the loops inside stay monomorphic, only a whole round is called through this.
 pub(crate) trait Entrant {
     fn name(&self) -> &str;
 
-    /// Nanoseconds per lock and unlock, nobody waiting, on `threads` threads that share no key.
-    fn uncontended(&self, threads: usize, cycles: usize) -> Result<f64, Failure>;
+    /// Nanoseconds per lock and unlock, nobody waiting.
+    fn uncontended(&self, walk: Walk) -> Result<f64, Failure>;
 
     /// All tasks on one key for as long as `span`, nothing done while holding it.
     fn contended(&self, runtime: &Runtime, span: Duration) -> Result<Contended, Failure>;
@@ -65,7 +75,7 @@ impl<S: Subject> Entrant for Named<S> {
         &self.name
     }
 
-    fn uncontended(&self, threads: usize, cycles: usize) -> Result<f64, Failure> {
+    fn uncontended(&self, Walk { threads, keys, cycles }: Walk) -> Result<f64, Failure> {
         // A thread and a runtime for each walker: left to one scheduler, two tasks may well share a thread.
         let start = Barrier::new(threads);
         let per_thread = std::thread::scope(|scope| {
@@ -75,7 +85,7 @@ impl<S: Subject> Entrant for Named<S> {
                     scope.spawn(move || -> Result<Duration, Failure> {
                         let runtime = Builder::new_current_thread().enable_time().build();
                         start.wait();
-                        let walk = walk(self.subject.clone(), slots(thread, threads), cycles);
+                        let walk = walk(self.subject.clone(), slots(keys, thread, threads), cycles);
                         // Spawned, not blocked on: library code may look at the task it runs in.
                         runtime?.block_on(async { Ok(tokio::spawn(walk).await?) })
                     })
@@ -151,10 +161,10 @@ async fn contend<S: Subject>(subject: Arc<S>, arrived: Arc<AtomicUsize>, stop: A
 }
 
 /// The keys of one thread in an order no prefetcher knows: every `threads`-th slot of a fixed shuffle.
-fn slots(thread: usize, threads: usize) -> Vec<usize> {
-    let mut all: Vec<usize> = (0..KEYS).collect();
+fn slots(keys: usize, thread: usize, threads: usize) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..keys).collect();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
-    for i in (1..KEYS).rev() {
+    for i in (1..keys).rev() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         all.swap(i, (state >> 33) as usize % (i + 1));
     }
@@ -167,7 +177,7 @@ mod tests {
 
     #[test]
     fn threads_share_no_key() {
-        let mut all: Vec<usize> = (0..2).flat_map(|thread| slots(thread, 2)).collect();
+        let mut all: Vec<usize> = (0..2).flat_map(|thread| slots(KEYS, thread, 2)).collect();
         all.sort_unstable();
         assert_eq!(all, (0..KEYS).collect::<Vec<_>>());
     }

@@ -57,6 +57,17 @@ async fn run(lock: &Locker) -> Result<(), LockError> {
     }
     guard.release().await?;
 
+    match lock.break_lock("teamspace=acme").await {
+        Err(error @ LockError::Unsupported { .. }) => step(&format!("3, 4. Not on this store: {error}")),
+        _ => break_and_refuse(lock).await?,
+    }
+
+    let drained = lock.shutdown().await;
+    step(&format!("Done; {} locks were still held.", drained.lost));
+    Ok(())
+}
+
+async fn break_and_refuse(lock: &Locker) -> Result<(), LockError> {
     step("3. An operator breaks the lock of a running body. Its next renewal notices, and the body is dropped.");
     let operator = async {
         sleep(Duration::from_millis(250)).await;
@@ -80,9 +91,6 @@ async fn run(lock: &Locker) -> Result<(), LockError> {
     let next = rebuild_index("acme", "fourth").await?;
     say(format!("store: write of the next holder under token {next}: {}", verdict(&fence, next)));
     say(format!("store: late write of the loser under token {lost}: {}", verdict(&fence, lost)));
-
-    let drained = lock.shutdown().await;
-    step(&format!("Done; {} locks were still held.", drained.lost));
     Ok(())
 }
 

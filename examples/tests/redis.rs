@@ -1,33 +1,15 @@
 //! The example `quickstart` on a Redis server, as a reader would run it.
 
-use std::{
-    collections::HashMap,
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+mod quickstart;
+
+use std::{collections::HashMap, fs, path::Path};
 
 use tasklock::redis::Value;
 use tasklock_tests::servers::RedisServer;
 
 #[test]
 fn quickstart_shows_on_redis_what_it_shows_in_memory() {
-    let server = RedisServer::start();
-    let output = Command::new(program()).env("TASKLOCK_URL", server.url()).output().expect("the example runs");
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    for line in [
-        "locks by redis, fencing Strong",
-        "first: gives acme back",
-        "held by quickstart@",
-        "operator: breaks the lock of acme: Ok(true)",
-        "import: body dropped",
-        "under token",
-        "Done; 0 locks were still held.",
-    ] {
-        assert!(text.contains(line), "{line:?} is not in\n{text}");
-    }
-    assert!(!text.contains("not what was to be shown"), "{text}");
+    quickstart::shows_the_same(&RedisServer::start().url(), "redis");
 }
 
 /// Nothing that the documents leave out is needed: the server keeps a list of what it refused.
@@ -40,7 +22,7 @@ async fn the_rights_in_the_documents_are_enough() {
     let words: Vec<&str> = line.split(' ').collect();
     assert_eq!(server.ask::<String>(&words).await, "OK");
     let url = server.url().replace("//", "//locks:secret@");
-    let output = Command::new(program()).env("TASKLOCK_URL", url).output().expect("the example runs");
+    let output = quickstart::run(&url);
     let mut refused: Vec<HashMap<String, Value>> = server.ask(&["ACL", "LOG"]).await;
     // The driver tells its name, where the server knows what to do with it, and goes on.
     refused.retain(|entry| entry.get("object") != Some(&Value::BulkString(b"client|setinfo".to_vec())));
@@ -53,16 +35,8 @@ fn a_server_that_is_not_there_is_named() {
     let server = RedisServer::start();
     let url = server.url();
     server.stop();
-    let output = Command::new(program()).env("TASKLOCK_URL", &url).output().expect("the example runs");
+    let output = quickstart::run(&url);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("cannot be reached") && text.contains("127.0.0.1"), "{text}");
-}
-
-/// `cargo test` builds the examples of a package before it runs its tests, unless it is told which targets to build.
-fn program() -> PathBuf {
-    let test = env::current_exe().expect("this program's path");
-    let program = test.ancestors().nth(2).expect("a target folder").join("examples").join("quickstart");
-    assert!(program.is_file(), "{} is missing: build it by `cargo build --examples`", program.display());
-    program
 }

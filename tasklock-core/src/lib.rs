@@ -62,6 +62,7 @@ mod shared;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod token;
+mod withdrawn;
 
 pub use crate::{
     builder::LockerBuilder,
@@ -85,4 +86,5 @@ pub use crate::{
     retry::RetryPolicy,
     scope::{default_locker, install_default, scope},
     token::{Fence, FencingToken, StaleToken},
+    withdrawn::Withdrawn,
 };

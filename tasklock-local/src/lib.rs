@@ -22,12 +22,12 @@
 //!
 //! # Protocol
 //!
-//! 1. *Acquire*: open the file (not through a link, not for child processes), `flock` it without waiting, read the last
-//!    token, write `max(last + 1, wall clock in µs)` and the record, and only then compare the file with the one that
+//! 1. *Acquire*: open the file (not through a link, not for child processes) unless it is open from just before, `flock`
+//!    it without waiting, read the last token, write `max(last + 1, wall clock in µs)` and the record, and only then compare the file with the one that
 //!    now has this name; if it is another, begin again. Those who share a lock take their tokens behind the gate.
 //! 2. *Renew*: compare again; another file, or none, is the loss of the lock.
-//! 3. *Release*: unlock, then close; by the process that locked, not by one forked from it. Then end the connections of
-//!    those who wait for this hold.
+//! 3. *Release*: unlock, by the process that locked, not by one forked from it; close, or keep the file for whoever here
+//!    takes the same lock within a second of its opening. Then end the connections of those who wait for this hold.
 //! 4. *Wait* (socket): connect to the socket in the record, name the hold, and read until the end, which comes with the
 //!    release, with the holder's death, or at once if it does not have that hold. Then try. A lost message costs a
 //!    second. Waiting for a holder that has no socket, or for those who share a lock, is asking every 100 ms.
@@ -39,15 +39,17 @@
 //!
 //! # Cost
 //!
-//! Twelve system calls an acquisition and its release, whichever backend, three of which ask for the process's number.
-//! Files are not synced. A renewal is three. A waiter of the socket backend is one connection, made anew every second.
-//! The first acquisition of a name makes its file.
+//! Eight system calls an acquisition and its release, whichever backend, two of which ask for the process's number; eleven
+//! if the file is to be opened. Up to 64 files of locks just given back are open, fewer where few are allowed, none when
+//! descriptors run out. Files are not synced. A renewal is three calls. A waiter of the socket backend is one connection,
+//! made anew every second. The first acquisition of a name makes its file.
 //!
 //! # Failure modes
 //!
 //! - *A holder that hangs* keeps its lock until it is killed, or until the lock is broken.
-//! - *A forked child* has the lock's file open. It cannot release it, but should the parent be killed, the lock ends
-//!   with the child.
+//! - *A forked child* that starts no program has the files open that were open when it was made. It cannot release a
+//!   lock, but should the parent be killed, what it held then, or took again by one of these files within a second,
+//!   ends with the child.
 //! - *A file that is removed or replaced* is a lock that is lost: its holder notices at the next renewal, and until then
 //!   there may be two.
 //! - *A crash of the machine* may lose the last tokens; they still rise, unless the clock was set back as well.
@@ -59,6 +61,10 @@ mod directory;
 mod elsewhere;
 #[cfg(unix)]
 mod file;
+#[cfg(unix)]
+mod found;
+#[cfg(unix)]
+mod idle;
 #[cfg(unix)]
 mod lock_file;
 #[cfg(unix)]

@@ -1,9 +1,9 @@
 //! One file with one advisory lock on it.
 
 use std::{
-    fs::{self, File, Metadata},
+    fs::File,
     io,
-    os::unix::fs::{FileExt as _, FileTypeExt as _, MetadataExt as _},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     process,
 };
@@ -13,8 +13,11 @@ use rustix::{
     io::Errno,
 };
 
+use tasklock_core::wall_micros;
+
 use crate::{
     LocalError,
+    found::Found,
     record::{Content, MOST, Record},
 };
 
@@ -25,6 +28,9 @@ pub(crate) struct LockFile {
     path: PathBuf,
     id: (u64, u64),
     pid: u32,
+    /// When, by the wall clock, in microseconds.
+    opened: u64,
+    locked: bool,
 }
 
 impl LockFile {
@@ -54,24 +60,37 @@ impl LockFile {
     }
 
     fn over(file: File, path: PathBuf) -> Result<Self, LocalError> {
-        let found = match file.metadata() {
+        let found = match Found::behind(&file) {
             Ok(found) => found,
             Err(source) => return Err(LocalError::Io { what: "look at", path, source }),
         };
         if !found.is_file() {
-            return Err(LocalError::NotAFile { path, kind: kind(&found) });
+            return Err(LocalError::NotAFile { path, kind: found.kind() });
         }
-        Ok(LockFile { file, path, id: id(&found), pid: process::id() })
+        let (pid, opened) = (process::id(), wall_micros());
+        Ok(LockFile { file, path, id: found.id, pid, opened, locked: false })
     }
 
     /// Locks it, alone or with others who share it; false if somebody else has it.
-    pub(crate) fn try_lock(&self, shared: bool) -> Result<bool, LocalError> {
+    pub(crate) fn try_lock(&mut self, shared: bool) -> Result<bool, LocalError> {
         let how = if shared { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
         match flock(&self.file, how) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.locked = true;
+                Ok(true)
+            }
             Err(Errno::WOULDBLOCK) => Ok(false),
             Err(e) => Err(self.io("lock", e.into())),
         }
+    }
+
+    /// Closing is not enough: a child that was forked meanwhile has the same lock open.
+    pub(crate) fn unlock(&mut self) {
+        self.locked = flock(&self.file, FlockOperation::Unlock).is_err();
+    }
+
+    pub(crate) fn is_locked(&self) -> bool {
+        self.locked
     }
 
     /// Whether it is still the file that others find under its name.
@@ -81,8 +100,8 @@ impl LockFile {
 
     /// Whether it is the file of this name.
     pub(crate) fn is_at(&self, path: &Path) -> Result<bool, LocalError> {
-        match fs::symlink_metadata(path) {
-            Ok(found) => Ok(id(&found) == self.id),
+        match Found::at(path) {
+            Ok(found) => Ok(found.id == self.id),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(self.io("look at", e)),
         }
@@ -93,9 +112,19 @@ impl LockFile {
         self.pid == process::id()
     }
 
+    /// The process that opened it.
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// When it was opened.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened
+    }
+
     /// Whether it has been removed or replaced. Who has the lock finds out without looking the name up again.
     pub(crate) fn is_removed(&self) -> bool {
-        self.file.metadata().is_ok_and(|found| found.nlink() == 0)
+        Found::behind(&self.file).is_ok_and(|found| found.links == 0)
     }
 
     pub(crate) fn read(&self) -> Result<Content, LocalError> {
@@ -129,9 +158,8 @@ impl LockFile {
 
 impl Drop for LockFile {
     fn drop(&mut self) {
-        if self.is_ours() {
-            // Closing is not enough: a child that was forked meanwhile has the same lock open.
-            let _ = flock(&self.file, FlockOperation::Unlock);
+        if self.locked && self.is_ours() {
+            self.unlock();
         }
     }
 }
@@ -143,29 +171,10 @@ fn open(path: &Path, how: OFlags) -> io::Result<File> {
     Ok(rustix::fs::open(path, flags | how, Mode::RUSR | Mode::WUSR)?.into())
 }
 
-fn id(found: &Metadata) -> (u64, u64) {
-    (found.dev(), found.ino())
-}
-
 /// What stands at a place that cannot be opened as a file.
 fn refused(path: PathBuf, source: io::Error) -> LocalError {
-    match fs::symlink_metadata(&path) {
-        Ok(found) if !found.is_file() => LocalError::NotAFile { path, kind: kind(&found) },
+    match Found::at(&path) {
+        Ok(found) if !found.is_file() => LocalError::NotAFile { path, kind: found.kind() },
         _ => LocalError::Io { what: "open", path, source },
-    }
-}
-
-fn kind(found: &Metadata) -> &'static str {
-    let kind = found.file_type();
-    if kind.is_symlink() {
-        "a link"
-    } else if kind.is_dir() {
-        "a directory"
-    } else if kind.is_fifo() {
-        "a pipe"
-    } else if kind.is_socket() {
-        "a socket"
-    } else {
-        "a device"
     }
 }

@@ -19,7 +19,7 @@
 //! nobody has since its lock was broken has no lines between `token` and `check`. What follows `check` is left over from
 //! a longer record. All of it fits into a page, and is written by one call.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{borrow::Cow, fmt::Write as _, sync::Arc};
 
 use tasklock_core::{FencingToken, Holder, Nonce, Owner};
 
@@ -59,7 +59,7 @@ pub(crate) struct Taker {
     pub(crate) since: u64,
     pub(crate) until: Option<u64>,
     /// The name of the socket on which the taker tells of its release.
-    pub(crate) waker: Option<String>,
+    pub(crate) waker: Option<Arc<str>>,
     pub(crate) owner: Owner,
 }
 
@@ -115,24 +115,58 @@ impl Content {
 
 impl Record {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut text = String::with_capacity(512);
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "{HEAD}token {}", self.token);
+        let mut text = Text(String::with_capacity(512));
+        text.add(HEAD).add("token ").decimal(self.token.get());
         if let Some(Taker { nonce, shared, since, until, waker, owner }) = &self.taker {
-            let mode = if *shared { "shared" } else { "exclusive" };
-            let _ = write!(text, "nonce {nonce}\nmode {mode}\nsince {since}\nuntil ");
-            let _ = match until {
-                Some(until) => write!(text, "{until}"),
-                None => write!(text, "never"),
+            text.add("\nnonce ").hex(nonce.as_u128(), 32);
+            text.add("\nmode ").add(if *shared { "shared" } else { "exclusive" });
+            text.add("\nsince ").decimal(*since).add("\nuntil ");
+            match until {
+                Some(until) => text.decimal(*until),
+                None => text.add("never"),
             };
-            let waker = waker.as_deref().unwrap_or("-");
-            let (host, application, name) = (escape(owner.host()), escape(owner.application()), escape(owner.name()));
-            let _ = write!(text, "\nwaker {waker}\npid {}\nhost {host}\n", owner.pid());
-            let _ = write!(text, "application {application}\nowner {name}\n");
+            text.add("\nwaker ").add(waker.as_deref().unwrap_or("-"));
+            text.add("\npid ").decimal(owner.pid().into());
+            text.add("\nhost ").add(&escape(owner.host()));
+            text.add("\napplication ").add(&escape(owner.application()));
+            text.add("\nowner ").add(&escape(owner.name()));
         }
-        let check = check(text.as_bytes());
-        let _ = writeln!(text, "check {check:016x}");
-        text.into_bytes()
+        text.add("\n");
+        let check = check(text.0.as_bytes());
+        text.add("check ").hex(check.into(), 16).add("\n");
+        text.0.into_bytes()
+    }
+}
+
+/// What is being written. Formatting in the usual way would take as long as a system call.
+struct Text(String);
+
+impl Text {
+    fn add(&mut self, text: &str) -> &mut Self {
+        self.0.push_str(text);
+        self
+    }
+
+    fn decimal(&mut self, mut number: u64) -> &mut Self {
+        const MOST: usize = 20;
+        let (mut digits, mut at) = ([0; MOST], MOST);
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        self.0.extend(digits[at..].iter().map(|digit| char::from(*digit)));
+        self
+    }
+
+    /// With so many digits.
+    fn hex(&mut self, number: u128, digits: u32) -> &mut Self {
+        let digit = |at| char::from(b"0123456789abcdef"[(number >> (4 * at)) as usize & 0xF]);
+        self.0.extend((0..digits).rev().map(digit));
+        self
     }
 }
 
@@ -173,7 +207,7 @@ fn taker(mut lines: &str) -> Option<Option<Taker>> {
     };
     let waker = match field(rest, "waker")? {
         "-" => None,
-        waker => Some(waker.to_owned()),
+        waker => Some(waker.into()),
     };
     let pid = field(rest, "pid")?.parse().ok()?;
     let (host, application) = (unescape(field(rest, "host")?), unescape(field(rest, "application")?));

@@ -1,24 +1,23 @@
 //! Every step of both backends, in terms of files.
 
 use std::{
-    collections::{HashMap, VecDeque, hash_map},
-    fs,
+    collections::{HashMap, hash_map},
+    fs, io,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
+use rustix::io::Errno;
 use tasklock_core::{
     Attempt, BackendError, Busy, Claim, Clock, FencingToken, Grant, Holder, Key, Mode, Mono, Nonce, Released, Renewed,
-    Request, State, StepResult, Together, Ttl, Validity, wall_micros,
+    Request, State, StepResult, Together, Ttl, Validity, Withdrawn, wall_micros,
 };
 
 use crate::{
     LocalError,
     directory::Directory,
+    idle::Idle,
     lock_file::LockFile,
     record::{Content, Record, Taker},
     waker::Waker,
@@ -32,8 +31,9 @@ const TOLD: Duration = Duration::from_secs(1);
 const GATE: Duration = Duration::from_millis(1);
 /// A file that is replaced under the hands of those who open it is opened again this often.
 const REOPENS: usize = 16;
-/// How long a withdrawal is remembered.
-const WITHDRAWN: Duration = Duration::from_secs(60);
+/// For how long after it was opened a file is locked again, in microseconds of the wall clock. A child that is forked and
+/// does not start a program has it open: should the parent be killed, a lock taken by it ends with the child.
+const FRESH: u64 = 1_000_000;
 /// How many locks one step takes: each is an open file.
 pub(crate) const MOST_TOGETHER: usize = 256;
 const SHARDS: usize = 16;
@@ -42,16 +42,15 @@ const SHARDS: usize = 16;
 pub(crate) struct Store {
     directory: Directory,
     held: [Mutex<HashMap<Nonce, Held>>; SHARDS],
-    /// Nonces that were withdrawn while an attempt of theirs was still to come, and until when that is remembered.
-    /// Only a wrapper that delays calls makes any.
-    withdrawn: Mutex<VecDeque<(Nonce, Mono)>>,
-    any_withdrawn: AtomicBool,
+    idle: Idle,
+    withdrawn: Withdrawn,
     clock: OnceLock<Clock>,
     /// After the files, so that who is woken by the end of this store finds its locks free.
     waker: Option<Waker>,
 }
 
 struct Held {
+    key: Key,
     file: LockFile,
     record: Record,
 }
@@ -67,8 +66,8 @@ impl Store {
         Store {
             directory,
             held: std::array::from_fn(|_| Mutex::default()),
-            withdrawn: Mutex::default(),
-            any_withdrawn: AtomicBool::new(false),
+            idle: Idle::new(),
+            withdrawn: Withdrawn::default(),
             clock: OnceLock::new(),
             waker,
         }
@@ -89,9 +88,7 @@ impl Store {
             other => return Err(BackendError::fatal(format!("locks on files do not know {other:?}"))),
         };
         let mut held = self.held_by(request.nonce);
-        if self.is_withdrawn(request.nonce) {
-            return Err(BackendError::fatal("this acquisition was withdrawn before"));
-        }
+        self.withdrawn.check(request.nonce, || self.now())?;
         if let hash_map::Entry::Occupied(mine) = held.entry(request.nonce) {
             if mine.get().is_held()? {
                 return Ok(Attempt::Granted(mine.get().grant()));
@@ -139,13 +136,17 @@ impl Store {
         let removed = {
             let mut held = self.held_by(claim.nonce);
             if claim.unsettled {
-                self.withdraw(claim.nonce);
+                self.withdrawn.note(claim.nonce, self.now());
             }
             held.remove(&claim.nonce)
         };
         let Some(held) = removed.filter(|held| held.file.is_ours()) else { return Released::NotOwner };
-        let kept = !held.file.is_removed();
-        drop(held);
+        let Held { key, mut file, .. } = held;
+        let kept = !file.is_removed();
+        file.unlock();
+        if kept && !file.is_locked() {
+            self.idle.keep(key, file);
+        }
         if let Some(waker) = &self.waker {
             waker.tell(claim.nonce);
         }
@@ -173,7 +174,7 @@ impl Store {
 
     /// Who holds a lock. The record may be that of a holder that is gone: so the lock is tried, and given back at once.
     pub(crate) fn look(&self, key: &Key) -> Result<State, LocalError> {
-        let Some(file) = LockFile::existing(self.directory.lock(key))? else { return Ok(State::default()) };
+        let Some(mut file) = LockFile::existing(self.directory.lock(key))? else { return Ok(State::default()) };
         // Shared, so that two who look do not find each other.
         let free = file.try_lock(true)? && (!is_shared(&file.read()?) || file.try_lock(false)?);
         let holder = if free { None } else { Some(Arc::new(holder(&file)?)) };
@@ -196,7 +197,7 @@ impl Store {
     pub(crate) fn revoke(&self, key: &Key, seen: Option<Nonce>) -> Result<bool, LocalError> {
         let path = self.directory.lock(key);
         for _ in 0..REOPENS {
-            let Some(old) = LockFile::existing(path.clone())? else { return Ok(false) };
+            let Some(mut old) = LockFile::existing(path.clone())? else { return Ok(false) };
             if old.try_lock(false)? {
                 return Ok(false);
             }
@@ -206,7 +207,7 @@ impl Store {
             }
             // The old file keeps a name until it is certain that it was the right one.
             let (fresh, kept) = (Litter(self.directory.fresh("new")), Litter(self.directory.fresh("old")));
-            let file = LockFile::create_new(fresh.0.clone())?;
+            let mut file = LockFile::create_new(fresh.0.clone())?;
             // Nobody gets the new one before its token is right.
             if !file.try_lock(false)? {
                 continue;
@@ -238,39 +239,56 @@ impl Store {
 
     /// Opens, locks, takes a token, writes it down, and makes sure that it all happened to the file others see.
     fn take(&self, request: &Request, shared: bool) -> Result<Taken, LocalError> {
-        let path = self.directory.lock(&request.key);
+        let key = &request.key;
         for _ in 0..REOPENS {
-            let file = LockFile::create(path.clone())?;
+            let mut file = match self.idle.take(key) {
+                Some(file) => file,
+                None => self.open(self.directory.lock(key))?,
+            };
             if !file.try_lock(shared)? {
                 if !file.is_current()? {
                     continue;
                 }
                 return Ok(Taken::Busy(self.busy(&file.read()?)));
             }
-            let gate = if shared { Some(LockFile::create(self.directory.gate(&request.key))?) } else { None };
-            if let Some(gate) = &gate {
+            let mut gate = if shared { Some(self.open(self.directory.gate(key))?) } else { None };
+            if let Some(gate) = &mut gate {
                 if !(gate.try_lock(false)? && gate.is_current()?) {
                     return Ok(Taken::Busy(Busy::new(None, Some(GATE))));
                 }
             }
             let now = wall_micros();
+            if now.wrapping_sub(file.opened()) > FRESH {
+                continue;
+            }
             let token = next_token(&file, now)?;
             let taker = Taker {
                 nonce: request.nonce,
                 shared,
                 since: now,
                 until: until(request.ttl, now),
-                waker: self.waker.as_ref().and_then(Waker::name),
+                waker: self.waker.as_ref().and_then(|waker| waker.name(file.pid())),
                 owner: request.owner.clone(),
             };
             let record = Record { token, taker: Some(taker) };
             file.write(&record)?;
             // Last: who replaces the file can rely on it.
             if file.is_current()? {
-                return Ok(Taken::Lock(Held { file, record }));
+                return Ok(Taken::Lock(Held { key: key.clone(), file, record }));
             }
         }
-        Err(LocalError::Replaced { path })
+        Err(LocalError::Replaced { path: self.directory.lock(key) })
+    }
+
+    /// Opens a file, if need be in the place of those that are only kept for later.
+    fn open(&self, path: PathBuf) -> Result<LockFile, LocalError> {
+        match LockFile::create(path) {
+            Err(LocalError::Io { path, source, .. }) if is_out_of_descriptors(&source) => {
+                self.idle.clear();
+                LockFile::create(path)
+            }
+            opened => opened,
+        }
     }
 
     fn busy(&self, content: &Content) -> Busy {
@@ -283,22 +301,6 @@ impl Store {
         // A remainder, so within bounds and within the type.
         #[allow(clippy::cast_possible_truncation)]
         lock(&self.held[(nonce.as_u128() % SHARDS as u128) as usize])
-    }
-
-    fn withdraw(&self, nonce: Nonce) {
-        lock(&self.withdrawn).push_back((nonce, self.now().after(WITHDRAWN)));
-        self.any_withdrawn.store(true, Ordering::Release);
-    }
-
-    fn is_withdrawn(&self, nonce: Nonce) -> bool {
-        if !self.any_withdrawn.load(Ordering::Acquire) {
-            return false;
-        }
-        let now = self.now();
-        let mut withdrawn = lock(&self.withdrawn);
-        withdrawn.retain(|(_, until)| *until > now);
-        self.any_withdrawn.store(!withdrawn.is_empty(), Ordering::Release);
-        withdrawn.iter().any(|(n, _)| *n == nonce)
     }
 
     fn now(&self) -> Mono {
@@ -379,6 +381,10 @@ fn holder(file: &LockFile) -> Result<Holder, LocalError> {
         content = file.read()?;
     }
     Ok(content.holder(wall_micros()))
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 fn is_shared(content: &Content) -> bool {

@@ -42,6 +42,8 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Waker {
     path: PathBuf,
+    /// The last part of it.
+    name: Arc<str>,
     waiting: Arc<Waiting>,
     serving: OnceLock<AbortHandle>,
     pid: u32,
@@ -77,7 +79,8 @@ impl Waker {
         match listen() {
             Ok(listener) => {
                 let (waiting, serving) = (Arc::default(), OnceLock::new());
-                Ok((Waker { path, waiting, serving, pid: process::id() }, listener))
+                let name = path.file_name().map(|name| name.to_string_lossy().into()).unwrap_or_default();
+                Ok((Waker { path, name, waiting, serving, pid: process::id() }, listener))
             }
             Err(e) => {
                 let _ = fs::remove_file(&unready);
@@ -93,9 +96,8 @@ impl Waker {
     }
 
     /// What others find this process by; nothing in a forked child, whose waiters nobody would attend to.
-    pub(crate) fn name(&self) -> Option<String> {
-        let name = self.path.file_name().filter(|_| self.pid == process::id());
-        name.map(|name| name.to_string_lossy().into_owned())
+    pub(crate) fn name(&self, pid: u32) -> Option<Arc<str>> {
+        (self.pid == pid).then(|| self.name.clone())
     }
 
     /// Whether this names a socket, and nothing outside of the directory.

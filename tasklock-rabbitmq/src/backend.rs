@@ -1,7 +1,7 @@
 //! The backend: nonces and what they have at the broker.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -9,8 +9,8 @@ use std::{
 
 use tasklock_core::{
     AsyncLock, Attempt, BackendError, Busy, Capabilities, Claim, Clock, Event, Expiry, Fencing, Grant, Holder, Intent,
-    Key, LockError, Loss, Mode, Mono, Nonce, Owner, Released, Renewed, Request, Scope, State, StepResult, Validity,
-    Wake, WakeBy,
+    Key, LockError, Loss, Mode, Nonce, Owner, Released, Renewed, Request, Scope, State, StepResult, Validity, Wake,
+    WakeBy, Withdrawn,
 };
 use tokio::{
     runtime::Handle,
@@ -30,8 +30,6 @@ use crate::{
 
 /// How long a token that is known to be free may take to come.
 const SURE: Duration = Duration::from_secs(1);
-/// How long a withdrawal is remembered.
-const WITHDRAWN: Duration = Duration::from_secs(60);
 
 const CAPABILITIES: Capabilities = Capabilities::new("rabbitmq")
     .fencing(Fencing::Weak)
@@ -50,8 +48,7 @@ pub struct RabbitLock {
     /// `None` before the first use, and after the last.
     session: AsyncMutex<Link>,
     places: Mutex<HashMap<Nonce, Arc<Place>>>,
-    /// Nonces that were withdrawn while an attempt of theirs was still to come, and until when that is remembered.
-    withdrawn: Mutex<VecDeque<(Nonce, Mono)>>,
+    withdrawn: Withdrawn,
     told: UnboundedSender<Event>,
     events: AsyncMutex<UnboundedReceiver<Event>>,
 }
@@ -81,7 +78,7 @@ impl RabbitLock {
             clock,
             session: AsyncMutex::new(Link::Open(session)),
             places: Mutex::default(),
-            withdrawn: Mutex::default(),
+            withdrawn: Withdrawn::default(),
             told,
             events: AsyncMutex::new(events),
         })
@@ -118,13 +115,6 @@ impl RabbitLock {
 
     fn forget(&self, nonce: Nonce) {
         lock(&self.places).remove(&nonce);
-    }
-
-    fn is_withdrawn(&self, nonce: Nonce) -> bool {
-        let now = self.clock.now();
-        let mut withdrawn = lock(&self.withdrawn);
-        withdrawn.retain(|(_, until)| *until > now);
-        withdrawn.iter().any(|(n, _)| *n == nonce)
     }
 
     /// Enters the queue, and answers at once if the token is free.
@@ -193,9 +183,9 @@ impl AsyncLock for RabbitLock {
         }
         let place = self.place(request);
         let mut at = place.subscription.lock().await;
-        if self.is_withdrawn(request.nonce) {
+        if let Err(error) = self.withdrawn.check(request.nonce, || self.clock.now()) {
             self.forget(request.nonce);
-            return Err(BackendError::fatal("rabbitmq: this acquisition was withdrawn before"));
+            return Err(error);
         }
         let answer = match &*at {
             Some(subscription) if subscription.is_live() => self.look_again(subscription, request).await,
@@ -238,7 +228,7 @@ impl AsyncLock for RabbitLock {
 
     async fn release(&self, claim: &Claim) -> StepResult<Released> {
         if claim.unsettled {
-            lock(&self.withdrawn).push_back((claim.nonce, self.clock.now().after(WITHDRAWN)));
+            self.withdrawn.note(claim.nonce, self.clock.now());
         }
         let Some(place) = self.place_of(claim.nonce) else { return Ok(Released::NotOwner) };
         let mut at = place.subscription.lock().await;

@@ -31,7 +31,7 @@ pub async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    assert!(tokio::time::timeout(Duration::from_secs(60), so).await.is_ok(), "not so after a minute: {what}");
+    assert!(tokio::time::timeout(servers::PATIENCE, so).await.is_ok(), "not so after a minute: {what}");
 }
 
 /// A store and a locker whose calls to it go wrong on demand.

@@ -13,9 +13,10 @@ use tasklock::{
     wall_micros,
 };
 use tasklock_tests::{
-    local::{Worker, files, is_free, request, with_ending},
-    local_worker,
+    local::{files, is_free, request, with_ending},
+    processes::Worker,
     servers::Folder,
+    worker,
 };
 use tokio::process::Command;
 
@@ -35,7 +36,7 @@ fn open(path: &Path) -> Result<FileLock, LocalError> {
 
 /// What a worker says that is started with these variables.
 async fn said<'a>(variables: impl IntoIterator<Item = (&'a str, &'a Path)>) -> String {
-    let mut command = Command::new(local_worker!());
+    let mut command = Command::new(worker!());
     command.env_remove("TASKLOCK_URL").env_remove("XDG_RUNTIME_DIR").envs(variables);
     Worker::spawn(command).answer().await
 }
@@ -128,7 +129,7 @@ async fn directories_that_cannot_be_written_are_refused() {
     let folder = Folder::new();
     set_mode(folder.path(), 0o755);
     let (locks, program) = (folder.file("locks"), folder.file("worker"));
-    fs::copy(local_worker!(), &program).unwrap();
+    fs::copy(worker!(), &program).unwrap();
     fs::create_dir(&locks).unwrap();
     let command = || {
         let mut command = Command::new(&program);
@@ -164,7 +165,7 @@ async fn a_full_disk_and_no_descriptors_grant_nothing() {
     let folder = Folder::new();
     let limited = |limit: &str| {
         let mut command = Command::new("sh");
-        command.arg("-c").arg(format!("{limit}; exec \"$0\"")).arg(local_worker!());
+        command.arg("-c").arg(format!("{limit}; exec \"$0\"")).arg(worker!());
         command.env("TASKLOCK_URL", format!("file://{}", folder.path().display()));
         Worker::spawn(command)
     };
@@ -174,7 +175,8 @@ async fn a_full_disk_and_no_descriptors_grant_nothing() {
     assert!(refused.starts_with("failed true cannot write"), "{refused}");
     assert!(is_free(folder.path()), "a lock that could not be written down is held");
 
-    let mut poor = limited("ulimit -n 32");
+    // Enough for it to keep files open for later, until it has no descriptors left.
+    let mut poor = limited("ulimit -n 256");
     assert_eq!(poor.answer().await, "ready");
     let (mut taken, mut refused) = (0, String::new());
     while refused.is_empty() {

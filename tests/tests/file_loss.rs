@@ -16,9 +16,10 @@ use tasklock::{
     Released, Renewed,
 };
 use tasklock_tests::{
-    local::{Worker, files, is_free, request, sockets},
-    local_worker,
+    local::{files, is_free, request, sockets},
+    processes::Worker,
     servers::Folder,
+    worker,
 };
 use tokio::time::timeout;
 
@@ -68,15 +69,15 @@ async fn a_release_tells_that_the_file_was_replaced() {
 async fn the_lock_of_a_hung_process_can_be_broken() {
     let folder = Folder::new();
     let url = format!("socket://{}", folder.path().display());
-    let mut hung = Worker::start(local_worker!(), &url).await;
-    let first = hung.number("take job", "taken").await;
+    let mut hung = Worker::start(worker!(), &url).await;
+    let first = hung.take("job").await;
     hung.stop();
     let lock = Locker::new(sockets(folder.path()).await).unwrap();
     assert!(lock.try_acquire("job").await.unwrap().is_none());
     assert!(lock.break_lock("job").await.unwrap());
     let next = lock.try_acquire("job").await.unwrap().expect("a broken lock");
     assert!(next.fencing_token().get() > first);
-    tasklock_tests::local::signal(hung.pid(), rustix::process::Signal::CONT);
+    hung.resume();
     assert_eq!(hung.ask("drop job").await, "AlreadyLost");
     assert!(next.is_held() && lock.try_acquire("job").await.unwrap().is_none());
     assert_eq!(next.release().await.unwrap(), ReleaseOutcome::Released);

@@ -22,7 +22,7 @@ usage: cargo xtask <task>
   ci             everything a change has to pass: .ci/run
   bench          measures tasklock and its peers side by side, prints a table and
                  writes target/bench.json; further arguments go to the harness
-                 (--quick, --rounds N, --part NAME, --only TEXT)";
+                 (--quick, --rounds N, --part NAME, --only TEXT, --names N)";
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);

@@ -50,7 +50,7 @@ pub(crate) fn run(runtime: &Runtime, plan: Plan, wants: impl Fn(&str) -> bool) -
     for hold in [Duration::ZERO, Duration::from_millis(2)] {
         tables.push(hand_over(runtime, plan, &kinds, &server, hold)?);
     }
-    Ok(Part { tables, notes: NOTES })
+    Ok(Part { tables, notes: NOTES.into() })
 }
 
 /// One task, one cycle after the other.

@@ -77,12 +77,9 @@ fn local(address: &mut Address) -> Result<Connecting, LockError> {
 /// Which parameters there are depends on the scheme: the backend says.
 #[cfg(feature = "redis")]
 fn redis(address: &mut Address) -> Result<Connecting, LockError> {
-    let mut config = tasklock_redis::RedisConfig::from_parsed(&address.url)?;
-    for name in config.parameters() {
-        if let Some(value) = address.take(name) {
-            config = config.parameter(name, &value)?;
-        }
-    }
+    let config = tasklock_redis::RedisConfig::from_parsed(&address.url)?;
+    let known = config.parameters();
+    let config = configured(config, address, known, tasklock_redis::RedisConfig::parameter)?;
     Ok(Box::pin(async { Ok(Locker::builder(config.connect().await?)) }))
 }
 
@@ -108,11 +105,22 @@ fn dynamodb(address: &mut Address) -> Result<Connecting, LockError> {
 
 #[cfg(feature = "rabbitmq")]
 fn rabbitmq(address: &mut Address) -> Result<Connecting, LockError> {
-    let mut config = tasklock_rabbitmq::RabbitConfig::from_parsed(&address.url)?;
-    for name in config.parameters() {
-        if let Some(value) = address.take(name) {
-            config = config.parameter(name, &value)?;
-        }
-    }
+    let config = tasklock_rabbitmq::RabbitConfig::from_parsed(&address.url)?;
+    let known = config.parameters();
+    let config = configured(config, address, known, tasklock_rabbitmq::RabbitConfig::parameter)?;
     Ok(Box::pin(async { Ok(Locker::builder(config.connect().await?)) }))
+}
+
+/// With the parameters of the address that its backend knows.
+#[cfg(any(feature = "rabbitmq", feature = "redis"))]
+fn configured<C>(
+    config: C,
+    address: &mut Address,
+    known: &[&'static str],
+    set: fn(C, &str, &str) -> Result<C, LockError>,
+) -> Result<C, LockError> {
+    known.iter().try_fold(config, |config, name| match address.take(name) {
+        Some(value) => set(config, name, &value),
+        None => Ok(config),
+    })
 }

@@ -1,50 +1,23 @@
 //! Processes of their own, killed and stopped by signals, over addresses and an environment as in life.
 
-use std::{process::Stdio, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
-use rustix::process::{Pid, Signal, kill_process};
 use tasklock::{Fence, FencingToken, Locker, Renew};
-use tasklock_tests_dynamodb::{Emulator, Fault, Gate, Kind, REGION, TABLE, in_time, until};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
-    process::{Child, ChildStdin, ChildStdout, Command},
+use tasklock_tests::{
+    processes::{Journal, Worker},
+    servers::Folder,
 };
+use tasklock_tests_dynamodb::{Emulator, Fault, Gate, Kind, REGION, TABLE, in_time, until};
+use tokio::process::Command;
 
-struct Process {
-    child: Child,
-    input: ChildStdin,
-    lines: Lines<BufReader<ChildStdout>>,
+fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_dynamodb_worker"))
 }
 
-impl Process {
-    fn start(emulator: &Emulator, ttl: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dynamodb_holder"));
-        command.arg(url(emulator, ttl)).args(arguments);
-        with_credentials(&mut command).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
-        let mut child = command.spawn().expect("the holder's program");
-        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        Process { child, input, lines: BufReader::new(output).lines() }
-    }
-
-    async fn line(&mut self) -> String {
-        let line = in_time(self.lines.next_line()).await;
-        line.unwrap().expect("a line before the end")
-    }
-
-    async fn held(&mut self) -> FencingToken {
-        let line = self.line().await;
-        let token = line.strip_prefix("held ").unwrap_or_else(|| panic!("{line}"));
-        FencingToken::new(token.parse().unwrap())
-    }
-
-    async fn tell(&mut self, what: &str) {
-        self.input.write_all(format!("{what}\n").as_bytes()).await.unwrap();
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id().expect("it runs")).unwrap();
-        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
-    }
+async fn start(emulator: &Emulator, ttl: &str) -> Worker {
+    let mut command = program();
+    with_credentials(&mut command).env("TASKLOCK_URL", url(emulator, ttl));
+    Worker::ready(command).await
 }
 
 fn url(emulator: &Emulator, ttl: &str) -> String {
@@ -73,8 +46,8 @@ fn quiet(emulator: &Emulator) -> Locker {
 #[tokio::test]
 async fn a_killed_holder_is_followed_by_the_next() {
     let emulator = Emulator::start().await;
-    let mut holder = Process::start(&emulator, "3s", &["job"]);
-    let first = holder.held().await;
+    let mut holder = start(&emulator, "3s").await;
+    let first = FencingToken::new(holder.take("job").await);
     let waiter = tokio::spawn({
         let lock = quiet(&emulator);
         async move { lock.acquire("job").await.map(|guard| guard.fencing_token()) }
@@ -83,8 +56,7 @@ async fn a_killed_holder_is_followed_by_the_next() {
     let renewed = emulator.proxy().count(Kind::Renew) + 3;
     until(|| emulator.proxy().count(Kind::Renew) >= renewed).await;
     assert!(!waiter.is_finished(), "taken from a holder that renews");
-    holder.signal(Signal::KILL);
-    assert!(!in_time(holder.child.wait()).await.unwrap().success());
+    holder.kill().await;
     let next = in_time(waiter).await.unwrap().unwrap();
     assert!(next > first);
 }
@@ -93,14 +65,14 @@ async fn a_killed_holder_is_followed_by_the_next() {
 async fn a_holder_that_was_stopped_changes_nothing_when_it_wakes() {
     let emulator = Emulator::start().await;
     let fence = Fence::new();
-    let mut holder = Process::start(&emulator, "3s", &["job"]);
-    let old = holder.held().await;
+    let mut holder = start(&emulator, "3s").await;
+    let old = FencingToken::new(holder.take("job").await);
     fence.admit(old).unwrap();
     // Its renewal is on its way when it stops.
     let gate = Gate::default();
     emulator.proxy().next(Kind::Renew, Fault::HoldRequest(gate.clone()));
     in_time(gate.arrived()).await;
-    holder.signal(Signal::STOP);
+    holder.stop();
     let lock = quiet(&emulator);
     let guard = in_time(lock.acquire("job")).await.unwrap();
     fence.admit(guard.fencing_token()).unwrap();
@@ -109,14 +81,12 @@ async fn a_holder_that_was_stopped_changes_nothing_when_it_wakes() {
     in_time(gate.carried_out()).await;
     assert_eq!(emulator.item("tasklock:job").unwrap(), item, "the renewal changed the item");
     // It wakes up, knows that it has lost, and what it still writes is refused.
-    holder.signal(Signal::CONT);
-    assert!(holder.line().await.starts_with("lost "));
-    holder.tell("write").await;
-    assert_eq!(holder.line().await, format!("write {old} false"));
+    holder.resume();
+    assert!(holder.ask("lost job").await.starts_with("lost "));
+    assert_eq!(holder.ask("write job").await, format!("write {old} false"));
     assert!(fence.admit(old).is_err(), "the store took a late write");
-    holder.tell("release").await;
-    assert_eq!(holder.line().await, "released AlreadyLost");
-    assert!(in_time(holder.child.wait()).await.unwrap().success());
+    assert_eq!(holder.ask("drop job").await, "AlreadyLost");
+    holder.finish().await;
     assert_eq!(emulator.item("tasklock:job").unwrap(), item, "the old holder's release changed the item");
     assert!(guard.is_held());
     guard.release().await.unwrap();
@@ -125,40 +95,46 @@ async fn a_holder_that_was_stopped_changes_nothing_when_it_wakes() {
 #[tokio::test]
 async fn processes_take_turns() {
     let emulator = Emulator::start().await;
-    let file = std::env::temp_dir().join(format!("tasklock-dynamodb-{}", std::process::id()));
-    std::fs::write(&file, "0").unwrap();
-    let arguments = ["job", file.to_str().unwrap(), "20"];
-    let mut counters: Vec<_> = (0..3).map(|_| Process::start(&emulator, "30s", &arguments)).collect();
-    for counter in &mut counters {
-        assert_eq!(counter.line().await, "done");
+    let folder = Folder::new();
+    let journal = Journal::at(folder.file("journal"));
+    let mut workers = Vec::new();
+    for _ in 0..3 {
+        let mut worker = start(&emulator, "30s").await;
+        worker.order(&format!("work job {} 20", journal.path().display())).await;
+        workers.push(worker);
     }
-    let count = std::fs::read_to_string(&file).unwrap();
-    std::fs::remove_file(&file).unwrap();
-    assert_eq!(count, "60", "an increment was lost: two were in at once");
+    for worker in &mut workers {
+        assert_eq!(worker.answer().await, "worked");
+    }
+    assert_eq!(journal.check(&HashSet::new()), 60);
+    for worker in workers {
+        worker.finish().await;
+    }
     assert_eq!(emulator.held(), 0);
 }
 
 #[tokio::test]
 async fn without_credentials_or_region_it_says_so() {
     let emulator = Emulator::start().await;
-    let run = async |url: &str, command: &mut Command| {
-        let output = command.args([url, "job"]).output();
-        let output = in_time(output).await.unwrap();
-        assert!(!output.status.success());
-        String::from_utf8(output.stdout).unwrap()
+    // What it says instead of being ready, or of its first lock.
+    let run = async |url: &str, set_up: fn(&mut Command) -> &mut Command| {
+        let mut command = program();
+        set_up(&mut command).env("TASKLOCK_URL", url);
+        let mut worker = Worker::spawn(command);
+        let said = worker.answer().await;
+        let told = if said == "ready" { worker.ask("take job").await } else { said };
+        assert!(told.starts_with("failed "), "{told}");
+        told
     };
-    let program = || Command::new(env!("CARGO_BIN_EXE_dynamodb_holder"));
-    let told = run(&url(&emulator, "1s"), without_credentials(&mut program())).await;
+    let told = run(&url(&emulator, "1s"), without_credentials).await;
     assert!(told.contains("no credentials"), "{told}");
-    let told = run("dynamodb://locks", with_credentials(&mut program())).await;
+    let told = run("dynamodb://locks", with_credentials).await;
     assert!(told.contains("AWS_REGION") && !told.contains("hunter2"), "{told}");
-    let told =
-        run("dynamodb://other?region=us-east-1&endpoint=http://127.0.0.1:1", with_credentials(&mut program())).await;
+    let told = run("dynamodb://other?region=us-east-1&endpoint=http://127.0.0.1:1", with_credentials).await;
     assert!(told.contains("GetItem was not sent") && !told.contains("hunter2"), "{told}");
     // The same by the environment.
     let url = format!("dynamodb://nowhere?endpoint=http://{}", emulator.address());
-    let mut command = program();
-    let told = run(&url, with_credentials(&mut command).env("AWS_REGION", REGION)).await;
+    let told = run(&url, |command| with_credentials(command).env("AWS_REGION", REGION)).await;
     assert!(told.contains("no table `nowhere`"), "{told}");
 }
 

@@ -1,29 +1,26 @@
 //! A `rabbitmq-server`.
 
 use std::{
-    env, fs,
+    fs,
     io::Write,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Mutex, MutexGuard, OnceLock, PoisonError},
-    thread,
-    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use tasklock::Nonce;
-
-use crate::PATIENCE;
+use tasklock_tests::servers::{Folder, free_port, make_certificates, until};
 
 /// Where Debian has the programs themselves; those on the path change the user.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 const COOKIE: &str = "TASKLOCKTESTS";
 
 /// Starts the broker with a name server of its own, both in sessions of their own. When its input ends, and that is when
-/// the test's process does, however it does, it kills them and removes the folder; told to `keep` it, not the folder.
+/// the test's process does, however it does, or when both are told to end, it kills them and removes the folder; told to `keep` it, not the folder.
 const GUARD: &str = r#"
+trap : HUP INT TERM
 setsid epmd -address 127.0.0.1 -port "$ERL_EPMD_PORT" </dev/null >/dev/null 2>&1 & names=$!
 setsid "$SERVER" </dev/null >>"$HOME/output" 2>&1 & server=$!
 echo $server >"$HOME/pid.new"; mv "$HOME/pid.new" "$HOME/pid"
@@ -45,7 +42,7 @@ pub struct Settings {
 /// A broker of its own: node, ports, folder, name server. Killed when dropped, or with the process.
 #[derive(Debug)]
 pub struct Broker {
-    home: PathBuf,
+    home: Folder,
     port: u16,
     tls_port: u16,
     tls: bool,
@@ -69,19 +66,18 @@ impl Broker {
     pub fn start(settings: Settings) -> Self {
         let server = Path::new(PROGRAMS).join("rabbitmq-server");
         assert!(server.is_file(), "rabbitmq-server is missing: install the package rabbitmq-server");
-        let home = env::temp_dir().join(format!("tasklock-{}", Nonce::fresh()));
-        fs::create_dir(&home).expect("a temporary folder");
-        let file = |name: &str| home.join(name).display().to_string();
+        let home = Folder::new();
+        let file = |name: &str| home.file(name).display().to_string();
         let [port, tls_port, names, cluster] = [(); 4].map(|()| free_port());
-        let write = |name: &str, text: &str| fs::write(home.join(name), text).expect("a file");
+        let write = |name: &str, text: &str| fs::write(home.file(name), text).expect("a file");
         write(".erlang.cookie", COOKIE);
-        fs::set_permissions(home.join(".erlang.cookie"), fs::Permissions::from_mode(0o400)).expect("a mode");
+        fs::set_permissions(home.file(".erlang.cookie"), fs::Permissions::from_mode(0o400)).expect("a mode");
         write("rabbitmq.conf", &if settings.tls { with_tls(&home, tls_port) } else { String::new() });
         write("advanced.config", &format!("[{{rabbit, [{}]}}].\n", settings.rabbit));
         write("plugins", "[].\n");
         let environment = vec![
             ("SERVER", server.display().to_string()),
-            ("HOME", home.display().to_string()),
+            ("HOME", home.path().display().to_string()),
             ("ERL_EPMD_PORT", names.to_string()),
             ("ERL_EPMD_ADDRESS", "127.0.0.1".to_owned()),
             ("RABBITMQ_NODENAME", format!("tasklock{port}@localhost")),
@@ -109,17 +105,18 @@ impl Broker {
     pub fn restart(&self) {
         let mut guard = self.guard();
         assert!(guard.is_none(), "it runs");
-        let _ = fs::remove_file(self.home.join("pid"));
+        let _ = fs::remove_file(self.home.file("pid"));
         let mut command = Command::new("sh");
         command.args(["-c", GUARD]).stdin(Stdio::piped()).envs(self.environment.iter().cloned());
         *guard = Some(command.spawn().expect("sh"));
         drop(guard);
-        let start = Instant::now();
         let answers = |port: u16| TcpStream::connect(("127.0.0.1", port)).is_ok();
-        while !answers(self.port) || (self.tls && !answers(self.tls_port)) {
-            assert!(start.elapsed() < PATIENCE, "rabbitmq-server does not answer:\n{}", self.output());
-            thread::sleep(Duration::from_millis(50));
-        }
+        until("rabbitmq-server answers", || {
+            if let Some(status) = self.guard().as_mut().and_then(|guard| guard.try_wait().expect("a status")) {
+                panic!("rabbitmq-server ended: {status}\n{}", self.output());
+            }
+            answers(self.port) && (!self.tls || answers(self.tls_port))
+        });
     }
 
     /// Ends it in good order, and keeps its data.
@@ -128,7 +125,7 @@ impl Broker {
     ///
     /// If it does not run.
     pub async fn stop(&self) {
-        self.control(&["stop", &self.home.join(format!("data/{}.pid", self.node())).display().to_string()]).await;
+        self.control(&["stop", &self.home.file(&format!("data/{}.pid", self.node())).display().to_string()]).await;
         self.kill();
     }
 
@@ -163,7 +160,7 @@ impl Broker {
     /// Its address by TLS, believing its own authority.
     #[must_use]
     pub fn tls_url(&self) -> String {
-        format!("amqps://localhost:{}?ca={}", self.tls_port, self.home.join("ca.pem").display())
+        format!("amqps://localhost:{}?ca={}", self.tls_port, self.home.file("ca.pem").display())
     }
 
     /// Its address by TLS, believing whom the system does.
@@ -192,6 +189,12 @@ impl Broker {
         all.lines().filter(|line| line.contains(part)).map(str::to_owned).collect()
     }
 
+    /// How many hold the lock whose name contains this, or wait for it. The driver is told of those only that hold.
+    pub async fn consumers(&self, part: &str) -> usize {
+        let all = self.control(&["list_consumers", "queue_name", "--no-table-headers"]).await;
+        all.lines().filter(|line| line.contains(part)).count()
+    }
+
     /// How much memory it has, in MiB.
     ///
     /// # Panics
@@ -203,7 +206,7 @@ impl Broker {
     }
 
     fn pid(&self) -> String {
-        fs::read_to_string(self.home.join("pid")).expect("its process id").trim().to_owned()
+        fs::read_to_string(self.home.file("pid")).expect("its process id").trim().to_owned()
     }
 
     fn node(&self) -> String {
@@ -211,7 +214,7 @@ impl Broker {
     }
 
     fn output(&self) -> String {
-        fs::read_to_string(self.home.join("output")).unwrap_or_default()
+        fs::read_to_string(self.home.file("output")).unwrap_or_default()
     }
 
     fn signal(&self, signal: Signal) {
@@ -226,36 +229,17 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        let guard = self.guard().take();
-        match guard {
-            Some(mut guard) => {
-                drop(guard.stdin.take());
-                let _ = guard.wait();
-            }
-            None => drop(fs::remove_dir_all(&self.home)),
+        if let Some(mut guard) = self.guard().take() {
+            drop(guard.stdin.take());
+            let _ = guard.wait();
         }
     }
 }
 
-fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
-}
-
-/// An authority, and a certificate of it for `localhost`, thrown away with the folder; the lines that set them.
-fn with_tls(home: &Path, port: u16) -> String {
-    let openssl = |arguments: &str| {
-        let mut command = Command::new("openssl");
-        command.current_dir(home).args(arguments.split(' ')).stdout(Stdio::null()).stderr(Stdio::null());
-        let status = command.status().unwrap_or_else(|e| panic!("openssl ({e}): install the package openssl"));
-        assert!(status.success(), "openssl {arguments}: {status}");
-    };
-    fs::write(home.join("names"), "subjectAltName=DNS:localhost\n").expect("a file");
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=tasklock-tests"));
-    openssl(&format!("req {key} -keyout server.key -out server.csr -subj /CN=localhost"));
-    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile names");
-    let file = |name: &str| home.join(name).display().to_string();
+/// The lines that have it listen by TLS.
+fn with_tls(home: &Folder, port: u16) -> String {
+    make_certificates(home);
+    let file = |name: &str| home.file(name).display().to_string();
     format!(
         "listeners.ssl.1 = 127.0.0.1:{port}\nssl_options.cacertfile = {}\nssl_options.certfile = {}\n\
          ssl_options.keyfile = {}\nssl_options.verify = verify_none\n",

@@ -1,12 +1,10 @@
 //! A broker of the tests' own, and what they look at it with.
 
 mod broker;
-mod process;
 mod raw;
 
 pub use crate::{
     broker::{Broker, Settings},
-    process::Process,
     raw::{Raw, Taken},
 };
 
@@ -16,9 +14,7 @@ use std::{
 };
 
 use tasklock::{Locker, LockerBuilder, RabbitConfig, RabbitLock};
-
-/// Longer than anything here takes; reaching it is a failure.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+use tasklock_tests::servers::PATIENCE;
 
 /// A client of a broker.
 ///

@@ -86,5 +86,8 @@ async fn quickstart() {
     let output = soon("its end", example.output()).await.unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("locks by rabbitmq, fencing Weak"), "{said}");
+    for line in ["locks by rabbitmq, fencing Weak", "Not on this store: ", "Done; 0 locks were still held."] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    assert!(!said.contains("not what was to be shown"), "{said}");
 }

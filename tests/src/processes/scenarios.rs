@@ -13,7 +13,7 @@ const SOON: Duration = Duration::from_secs(8);
 /// The program `worker`, and the address of the locks.
 #[derive(Clone, Copy, Debug)]
 pub struct Scene<'a> {
-    /// `env!("CARGO_BIN_EXE_worker")`.
+    /// [`worker!`](crate::worker).
     pub program: &'a str,
     /// Without parameters.
     pub url: &'a str,
@@ -29,8 +29,8 @@ pub struct Scene<'a> {
 pub async fn a_fenced_store_loses_no_update(scene: Scene<'_>) {
     let store = Store::open();
     let url = format!("{}?ttl=500ms", scene.url);
-    let start = || Worker::start(scene.program, &url, &store, KEY, 16);
-    let (paused, killed, stopped, last) = (start(), start(), start(), start());
+    let start = || Worker::adding(scene.program, &url, &store, KEY, 16);
+    let (paused, killed, stopped, last) = (start().await, start().await, start().await, start().await);
     let all = [&paused, &killed, &stopped, &last].map(Worker::pid);
     for pid in all {
         store.next_read(&[pid], 0);
@@ -52,15 +52,15 @@ pub async fn a_fenced_store_loses_no_update(scene: Scene<'_>) {
     let token = store.kill_after_read(killed.pid());
     store.next_read(&[paused.pid(), stopped.pid(), last.pid()], token);
     let token = store.stop_after_read(stopped.pid());
-    stopped.kill();
+    stopped.kill().await;
     store.next_read(&[paused.pid(), last.pid()], token);
-    last.kill();
-    let newcomer = start();
+    last.kill().await;
+    let newcomer = start().await;
     store.next_read(&[newcomer.pid()], token);
     store.until_written(store.totals().fenced_writes + 50);
 
-    paused.finish();
-    newcomer.finish();
+    paused.finish().await;
+    newcomer.finish().await;
     let totals = store.totals();
     assert_eq!(totals.fenced, totals.fenced_writes, "an update was lost: {totals:?}");
     assert!(totals.refused >= 3, "{totals:?}");
@@ -78,15 +78,15 @@ pub async fn a_fenced_store_loses_no_update(scene: Scene<'_>) {
 pub async fn a_killed_holder_is_followed_after_its_ttl(scene: Scene<'_>) {
     let store = Store::open();
     let url = format!("{}?ttl=1s", scene.url);
-    let start = || Worker::start(scene.program, &url, &store, KEY, 4);
-    let (killed, next) = (start(), start());
+    let start = || Worker::adding(scene.program, &url, &store, KEY, 4);
+    let (killed, next) = (start().await, start().await);
     store.next_read(&[next.pid()], 0);
     let token = store.kill_after_read(killed.pid());
     let since = Instant::now();
     store.next_read(&[next.pid()], token);
     assert!(since.elapsed() < SOON, "{:?} after the holder's death", since.elapsed());
     drop(killed);
-    next.finish();
+    next.finish().await;
     everything_was_given_back(&url).await;
 }
 
@@ -99,10 +99,10 @@ pub async fn a_killed_first_waiter_delays_nobody_for_long(scene: Scene<'_>) {
     let store = Store::open();
     let lock = tasklock::connect(scene.url).await.unwrap();
     let (guard, [first, second, third]) = queue(scene, &lock, &store).await;
-    first.kill();
+    first.kill().await;
     the_others_follow(&store, guard, &second, &third).await;
-    second.finish();
-    third.finish();
+    second.finish().await;
+    third.finish().await;
     everything_was_given_back(scene.url).await;
 }
 
@@ -121,7 +121,7 @@ pub async fn a_stopped_first_waiter_delays_nobody_for_long(scene: Scene<'_>) {
     first.resume();
     store.next_read(&[first.pid()], token);
     for worker in [first, second, third] {
-        worker.finish();
+        worker.finish().await;
     }
     let totals = store.totals();
     assert_eq!((totals.open, totals.fenced), (totals.open_writes, totals.fenced_writes), "two at once: {totals:?}");
@@ -134,7 +134,7 @@ async fn queue(scene: Scene<'_>, lock: &Locker, store: &Store) -> (Guard, [Worke
     let guard = lock.acquire(KEY).await.unwrap();
     let mut queue = Vec::new();
     for waiting in 1..=3 {
-        queue.push(Worker::start(scene.program, scene.url, store, KEY, 1));
+        queue.push(Worker::adding(scene.program, scene.url, store, KEY, 1).await);
         until_waiting(lock, waiting).await;
     }
     (guard, queue.try_into().expect("three"))

@@ -6,15 +6,13 @@ use std::{
     net::{TcpListener, TcpStream},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use rustix::process::Signal;
 
 use super::worker;
-
-/// The longest that anything is waited for: reaching it means that something hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::servers::PATIENCE;
 
 /// Two counters behind a socket, in the test's own process. One refuses whoever has an older token than the last reader,
 /// the other takes every write.

@@ -1,9 +1,11 @@
 //! Real servers, started on free ports in temporary folders, and gone when dropped.
 
+mod certificates;
 mod folder;
 mod redis;
 
 pub use self::{
+    certificates::make_certificates,
     folder::Folder,
     redis::{RedisServer, RedisSettings},
 };
@@ -15,8 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The longest a server takes to start or to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than anything takes that a test waits for; reaching it is a failure.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A port that nobody listens on.
 ///
@@ -51,7 +53,11 @@ fn run(program: &str, package: &str, set_up: impl FnOnce(&mut Command)) {
 }
 
 /// Waits until something is so.
-pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+///
+/// # Panics
+///
+/// If it does not become so.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < PATIENCE, "{what}: not so after {PATIENCE:?}");

@@ -13,7 +13,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tasklock::redis::{self, Client, FromRedisValue, Value, aio::MultiplexedConnection};
 
-use super::{Folder, free_port, run, spawn, until};
+use super::{Folder, free_port, make_certificates, spawn, until};
 
 /// What a server is started with.
 #[derive(Clone, Debug, Default)]
@@ -251,18 +251,4 @@ impl Drop for RedisServer {
             let _ = child.wait();
         }
     }
-}
-
-/// An authority, and a certificate of it for `localhost`, thrown away with the folder.
-fn make_certificates(folder: &Folder) {
-    let openssl = |arguments: &str| {
-        run("openssl", "openssl", |command| {
-            command.current_dir(folder.path()).args(arguments.split(' '));
-        });
-    };
-    fs::write(folder.file("names"), "subjectAltName=DNS:localhost\n").expect("a file");
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=tasklock-tests"));
-    openssl(&format!("req {key} -keyout server.key -out server.csr -subj /CN=localhost"));
-    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile names");
 }
