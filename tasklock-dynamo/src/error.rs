@@ -169,7 +169,7 @@ impl DynamoError {
             | "IncompleteSignatureException"
             | "MissingAuthenticationTokenException"
             | "ExpiredTokenException"
-            | "InvalidClientTokenId" => Self::Credentials { message: format!("{name}: {message}") },
+            | "InvalidClientTokenId" => Self::Credentials { message: format!("{name}: {}", without_request(message)) },
             "ValidationException" if is_about_key(message) => Self::KeySchema { table },
             "TransactionConflictException" | "ReplicatedWriteConflictException" | "TransactionInProgressException" => {
                 Self::Conflict { action }
@@ -250,6 +250,11 @@ fn right(action: &'static str) -> &'static str {
     if action == "TransactWriteItems" { "UpdateItem" } else { action }
 }
 
+/// A signature that does not match is told with the request that should have been signed, session token included.
+fn without_request(message: &str) -> &str {
+    message.split("The Canonical String").next().unwrap_or_default().trim_end()
+}
+
 fn is_about_time(message: &str) -> bool {
     ["expired", "not yet current", "skew", "too old"].iter().any(|word| message.contains(word))
 }
@@ -281,6 +286,18 @@ mod tests {
         }
         let denied = told(400, "AccessDeniedException", "");
         assert!(!denied.is_retryable() && denied.to_string().contains("dynamodb:UpdateItem"), "{denied}");
+    }
+
+    /// As AWS words it.
+    #[test]
+    fn a_signature_that_does_not_match_shows_no_token() {
+        let message = "The request signature we calculated does not match the signature you provided. Check your AWS \
+                       Secret Access Key and signing method. Consult the service documentation for details.\n\nThe \
+                       Canonical String for this request should have been\n'POST\n/\n\nhost:dynamodb.example\n\
+                       x-amz-security-token:hunter2\n'";
+        let error = told(400, "InvalidSignatureException", message);
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains("does not match") && !shown.contains("hunter2"), "{shown}");
     }
 
     #[test]

@@ -31,6 +31,12 @@ const DETAIL: usize = 80;
 
 const NOT_GONE: &str = "NOT contains(gone, :me) AND NOT contains(gone_before, :me)";
 const KNOWN: &str = "(attribute_not_exists(fmt) OR fmt = :fmt)";
+/// What a taker counts with can be counted with. A comparison with another type does not hold.
+const SOUND: &str = "(attribute_not_exists(hb) OR hb BETWEEN :zero AND :most) AND \
+                     (attribute_not_exists(tok) OR tok BETWEEN :zero AND :most) AND \
+                     (attribute_not_exists(gone_at) OR gone_at BETWEEN :zero AND :most)";
+/// No count comes near.
+const MOST: u64 = u64::MAX / 2;
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
 
@@ -76,6 +82,7 @@ impl Change {
             (":me", text(nonce.to_string())),
             (":fmt", number(FORMAT)),
             (":zero", number(0)),
+            (":most", number(MOST)),
             (":one", number(1)),
             (":seed", number(now)),
             (":span", number(span)),
@@ -90,7 +97,7 @@ impl Change {
         } else {
             "attribute_not_exists(own)"
         };
-        Change { update, condition: format!("{free} AND {NOT_GONE} AND {KNOWN}"), values }
+        Change { update, condition: format!("{free} AND {NOT_GONE} AND {KNOWN} AND {SOUND}"), values }
     }
 
     /// Shows a sign of life.
@@ -151,19 +158,20 @@ impl Record {
             return Err(DynamoError::NewerFormat { table, key, found, known: FORMAT });
         }
         let token = count("tok")?.unwrap_or(0);
+        let beats = count("hb")?;
         // A withdrawal compares it, and another type is neither less nor more.
         count("gone_at")?;
         let gone = GONE.iter().filter_map(|name| item.get(*name)?.as_ss().ok()).flatten().cloned().collect();
         let Some(own) = item.get("own") else { return Ok(Record { held: None, token, gone }) };
         let own = own.as_s().ok().and_then(|own| nonce(own));
         let own = own.ok_or_else(|| damaged("`own` is not 32 hexadecimal digits".to_owned()))?;
-        let count_of_beats = count("hb")?.ok_or_else(|| damaged("`hb` is missing".to_owned()))?;
+        let beats = beats.ok_or_else(|| damaged("`hb` is missing".to_owned()))?;
         if token == 0 {
             return Err(damaged("`tok` is missing".to_owned()));
         }
         let lease = count("ld")?.map(Duration::from_millis);
         let (owner, since) = holder(item.get("holder"));
-        Ok(Record { held: Some(Held { beat: Beat { own, count: count_of_beats }, lease, owner, since }), token, gone })
+        Ok(Record { held: Some(Held { beat: Beat { own, count: beats }, lease, owner, since }), token, gone })
     }
 
     /// Whether this nonce was withdrawn.
@@ -231,7 +239,7 @@ fn number(value: impl ToString) -> AttributeValue {
 
 fn whole(item: &Item, name: &str) -> Result<Option<u64>, String> {
     let Some(value) = item.get(name) else { return Ok(None) };
-    let number = value.as_n().ok().and_then(|n| n.parse().ok());
+    let number = value.as_n().ok().and_then(|n| n.parse().ok()).filter(|n| *n <= MOST);
     number.map(Some).ok_or_else(|| format!("`{name}` is not a whole number of type N"))
 }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tasklock::{
-    Applied, AsyncLock, Attempt, BackendError, Claim, Intent, LockError, Locker, LossReason, Released, Renew, Renewed,
-    Ttl,
+    Administer, Applied, AsyncLock, Attempt, BackendError, Claim, Clock, Intent, LockError, Locker, LossReason,
+    Released, Renew, Renewed, Ttl, Validity,
     dynamodb::{DynamoError, aws_sdk_dynamodb::config::retry::RetryConfig},
     testing::until_quiet,
 };
@@ -329,6 +329,88 @@ async fn one_renewal_that_hangs_does_not_cost_the_others() {
     let before = (renewed("a"), renewed("c"));
     until(|| renewed("a") >= before.0 + 3 && renewed("c") >= before.1 + 3).await;
     assert!(guards[0].is_held() && guards[2].is_held());
+}
+
+/// Not every emulator tells the item that a condition met: it is read then, and means the same.
+#[tokio::test]
+async fn a_refusal_without_the_item() {
+    let emulator = Emulator::start().await;
+    let (store, holder) = (emulator.store(), request("job", TTL));
+    store.try_acquire(&holder).await.unwrap();
+    let refuse = || emulator.proxy().next(Kind::Acquire, Fault::Answer(400, "ConditionalCheckFailedException"));
+    refuse();
+    emulator.proxy().reset_counts();
+    let Ok(Attempt::Busy(busy)) = store.try_acquire(&request("job", TTL)).await else { panic!("it is held") };
+    assert_eq!(busy.holder.unwrap().owner.name(), "a test");
+    assert_eq!(emulator.proxy().seen(), [Kind::Acquire, Kind::Read]);
+    refuse();
+    assert!(matches!(store.try_acquire(&holder).await, Ok(Attempt::Granted(_))), "its own nonce was not known");
+}
+
+/// Through a client that repeats, a release that finds the lock free may be the repetition of one that was done. It is
+/// not if somebody else has had the lock since.
+#[tokio::test]
+async fn a_release_after_somebody_elses() {
+    let emulator = Emulator::start().await;
+    let store = emulator.store_with(RetryConfig::standard().with_max_attempts(3), Duration::from_secs(3));
+    let (lost, next) = (request("job", TTL), request("job", TTL));
+    let Ok(Attempt::Granted(grant)) = store.try_acquire(&lost).await else { panic!("not granted") };
+    let mut claim = Claim::of(&lost);
+    claim.token = grant.token;
+    assert!(store.revoke(&lost.key, None).await.unwrap());
+    assert!(matches!(store.try_acquire(&next).await, Ok(Attempt::Granted(_))));
+    assert_eq!(store.release(&Claim::of(&next)).await.unwrap(), Released::Released);
+    assert_eq!(store.release(&claim).await.unwrap(), Released::NotOwner);
+}
+
+/// However long an answer takes: a lease runs from before its request was sent, and another's silence from after the
+/// answer that showed it.
+#[tokio::test]
+async fn slow_answers_make_no_lease_longer_and_no_silence() {
+    let emulator = Emulator::start().await;
+    let (store, clock) = (emulator.store(), Clock::current());
+    let held = request("job", TTL);
+    let behind_a_gate = |kind| {
+        let gate = Gate::default();
+        emulator.proxy().next(kind, Fault::HoldReply(gate.clone()));
+        gate
+    };
+    let gate = behind_a_gate(Kind::Acquire);
+    let (answer, sent) = tokio::join!(store.try_acquire(&held), async {
+        in_time(gate.arrived()).await;
+        let sent = clock.now();
+        gate.open();
+        sent
+    });
+    let Ok(Attempt::Granted(grant)) = answer else { panic!("not granted") };
+    let Validity::Until(until) = grant.validity else { panic!("an end") };
+    assert!(until <= sent.after(TTL), "an acquisition counted from its answer");
+
+    let gate = behind_a_gate(Kind::Renew);
+    let claims = [Claim::of(&held)];
+    let (answers, sent) = tokio::join!(store.renew(&claims), async {
+        in_time(gate.arrived()).await;
+        let sent = clock.now();
+        gate.open();
+        sent
+    });
+    let [Ok(Renewed::Held { validity: Validity::Until(until), .. })] = answers[..] else { panic!("{answers:?}") };
+    assert!(until <= sent.after(TTL), "a renewal counted from its answer");
+
+    let other = emulator.store();
+    let gate = behind_a_gate(Kind::Acquire);
+    let waiter = request("job", TTL);
+    let (_, answered) = tokio::join!(other.try_acquire(&waiter), async {
+        in_time(gate.arrived()).await;
+        // What a holder does in this time is not seen.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let answered = clock.now();
+        gate.open();
+        answered
+    });
+    let Ok(Attempt::Busy(busy)) = other.try_acquire(&waiter).await else { panic!("it is held") };
+    let silent = TTL - busy.retry_in.unwrap();
+    assert!(silent <= clock.now().since(answered), "a silence of {silent:?} counted from before the answer");
 }
 
 /// A table that throttles everybody all the time is an outage, and says so.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use aws_smithy_http_client::test_util::infallible_client_fn;
 use serde_json::{Value, json};
 use tasklock::{
-    AsyncLock, BackendError, Claim, Intent, LockError, Mode, Nonce, connect,
+    AsyncLock, BackendError, Claim, Intent, LockError, Locker, Mode, Nonce, connect,
     dynamodb::{DynamoError, DynamoLock, aws_sdk_dynamodb::Client},
     wall_micros,
 };
@@ -182,13 +182,17 @@ async fn damaged_items() {
         ("hb", json!({"N": "-1"})),
         ("ld", json!({"S": "30000"})),
         ("ld", json!({"N": "0.5"})),
+        ("ld", json!({"N": u64::MAX.to_string()})),
         ("tok", json!({"S": "41"})),
         ("tok", json!({"N": "1e30"})),
         ("fmt", json!({"S": "1"})),
         ("gone_at", json!({"S": "7"})),
+        ("hb", Value::Null),
+        ("tok", Value::Null),
     ] {
         let mut item = held();
         item[name] = value.clone();
+        item.as_object_mut().unwrap().retain(|_, value| !value.is_null());
         emulator.put(&item);
         let mut poll = request("job", TTL);
         poll.intent = Intent::Poll { attempt: 1 };
@@ -202,14 +206,25 @@ async fn damaged_items() {
             assert!(told && !error.is_retryable(), "{name} = {value}: {error}");
         }
     }
-    // Free, and with a counter that cannot be counted up: the write itself fails.
-    for name in ["hb", "tok"] {
+    // Free, it is not taken either.
+    for (name, value) in [
+        ("hb", json!({"S": "x"})),
+        ("hb", json!({"N": "-1"})),
+        ("tok", json!({"S": "x"})),
+        ("tok", json!({"N": "-7"})),
+        ("tok", json!({"N": "1e30"})),
+        ("tok", json!({"N": u64::MAX.to_string()})),
+        ("gone_at", json!({"S": "7"})),
+    ] {
         let mut item = held();
         item.as_object_mut().unwrap().remove("own");
-        item[name] = json!({"S": "x"});
+        item[name] = value.clone();
         emulator.put(&item);
+        let before = emulator.item("job");
         let error = store.try_acquire(&request("job", TTL)).await.unwrap_err();
-        assert!(matches!(cause(&error), DynamoError::Damaged { .. }) && !error.is_retryable(), "{error}");
+        let told = matches!(cause(&error), DynamoError::Damaged { what, .. } if what.contains(name));
+        assert!(told && !error.is_retryable(), "{name} = {value}: {error}");
+        assert_eq!(emulator.item("job"), before, "{name} = {value}: the item was touched");
     }
     // What is only for people to read may be anything.
     let mut item = held();
@@ -217,6 +232,25 @@ async fn damaged_items() {
     emulator.put(&item);
     let state = store.inspect(&request("job", TTL).key).await.unwrap();
     assert_eq!(state.holder.unwrap().owner.name(), "unknown");
+}
+
+/// Numbers that are right and make no sense: nobody is taken over, and nothing counts beyond its end.
+#[tokio::test(start_paused = true)]
+async fn items_beyond_measure() {
+    let emulator = Emulator::start().await;
+    let lock = Locker::builder(emulator.direct()).prefix("").build().unwrap();
+    for since in ["0", "18446744073709551615"] {
+        let mut item = held();
+        item["ld"] = json!({"N": i64::MAX.to_string()});
+        item["holder"]["M"]["since"] = json!({"N": since});
+        emulator.put(&item);
+        let before = emulator.item("job");
+        assert!(lock.try_acquire("job").await.unwrap().is_none());
+        let error = lock.key("job").wait(Duration::from_secs(60)).acquire().await.unwrap_err();
+        assert!(error.is_contended() && error.holder().is_some(), "{error}");
+        assert!(lock.inspect("job").await.is_ok());
+        assert_eq!(emulator.item("job"), before);
+    }
 }
 
 /// A later version's item is left alone, free or held, and who finds it is told to update.

@@ -121,6 +121,35 @@ async fn what_was_seen_once_never_comes_again() {
     assert_eq!(busy_for(&watcher, &request("job", LEASE)).await, Some(LEASE), "taken by a stale sighting of another");
 }
 
+/// The beats of an item that was deleted begin anew. What was seen of the last holder says nothing of the next.
+#[tokio::test(start_paused = true)]
+async fn the_same_beat_of_another() {
+    let emulator = Emulator::start().await;
+    let watcher = emulator.direct();
+    granted(&emulator.direct(), &request("job", LEASE)).await;
+    assert_eq!(busy_for(&watcher, &request("job", LEASE)).await, Some(LEASE));
+    let beat = emulator.item("job").unwrap()["hb"].clone();
+    emulator.delete("job");
+    granted(&emulator.direct(), &request("job", LEASE)).await;
+    assert_eq!(emulator.item("job").unwrap()["hb"], beat);
+    advance(LEASE).await;
+    assert_eq!(busy_for(&watcher, &request("job", LEASE)).await, Some(LEASE), "taken by the sighting of another");
+}
+
+/// Several tokens at once: the grant names the first, and the next grant is above the last.
+#[tokio::test(start_paused = true)]
+async fn tokens_in_a_row() {
+    let emulator = Emulator::start().await;
+    let store = emulator.direct();
+    let mut five = request("job", LEASE);
+    five.span = std::num::NonZeroU32::new(5).unwrap();
+    let first = granted(&store, &five).await;
+    assert_eq!(emulator.item("job").unwrap()["tok"], dynoxide::AttributeValue::N((first + 4).to_string()));
+    assert_eq!(granted(&store, &five).await, first, "asked again");
+    store.release(&Claim::of(&five)).await.unwrap();
+    assert_eq!(granted(&store, &request("job", LEASE)).await, first + 5);
+}
+
 /// Two see the same holder dead. One of them gets it.
 #[tokio::test(start_paused = true)]
 async fn one_of_many_takes_over() {
@@ -184,11 +213,12 @@ async fn a_lock_without_an_end_stays() {
     let mut held = request("job", LEASE);
     held.ttl = Ttl::Never;
     let first = granted(&holder, &held).await;
-    let purge_at = || match emulator.item("job").unwrap().get("purge_at") {
+    let purge_at_of = |key: &str| match emulator.item(key).unwrap().get("purge_at") {
         Some(dynoxide::AttributeValue::N(seconds)) => seconds.parse().unwrap(),
         Some(other) => panic!("{other:?}"),
         None => u64::MAX,
     };
+    let purge_at = || purge_at_of("job");
     let in_a_century = wall_micros() / 1_000_000 + 100 * 365 * 86_400;
     assert!(purge_at() > in_a_century, "the table would delete it one day");
     assert_eq!(busy_for(&store, &request("job", LEASE)).await, None);
@@ -202,8 +232,14 @@ async fn a_lock_without_an_end_stays() {
     let key = &held.key;
     assert!(!store.revoke(key, Some(Nonce::fresh())).await.unwrap());
     assert!(store.revoke(key, Some(held.nonce)).await.unwrap());
+    assert!(purge_at() < in_a_century, "broken, it is never deleted");
     assert!(granted(&store, &request("job", LEASE)).await > first);
     assert!(purge_at() < in_a_century);
+    let mut other = request("other", LEASE);
+    other.ttl = Ttl::Never;
+    granted(&holder, &other).await;
+    holder.release(&Claim::of(&other)).await.unwrap();
+    assert!(purge_at_of("other") < in_a_century, "given back, it is never deleted");
 }
 
 /// Clocks hours apart: tokens rise all the same, nobody is taken over early, and who holds it since when is only told.
