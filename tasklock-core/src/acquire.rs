@@ -51,7 +51,7 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
     let shared = &core.shared;
     shared.check_open()?;
     let intent = if options.is_try() { Intent::Try } else { Intent::Wait };
-    if intent != Intent::Try && current::would_wait_for_itself(shared, &key) {
+    if intent != Intent::Try && current::would_wait_for_itself(shared, &key, options.mode) {
         return Err(LockError::WouldDeadlock { key });
     }
     let place = Place::take(shared, &key);
@@ -61,7 +61,8 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
         shared.check_open()?;
         return Ok(AtOnce::Granted(guard));
     }
-    let request = Request::new(key, Nonce::fresh(), options.ttl, intent, options.owner.clone(), now);
+    let mut request = Request::new(key, Nonce::fresh(), options.ttl, intent, options.owner.clone(), now);
+    request.mode = options.mode;
     let may_ask = options.is_try() || place.as_ref().is_none_or(Place::is_in_front);
     let answer = if may_ask { shared.backend.try_acquire_now(&request) } else { None };
     if let Some(Ok(Attempt::Granted(grant))) = &answer {

@@ -7,7 +7,7 @@ use std::{
     task::Poll,
 };
 
-use crate::{Guard, Key, Lease, LockError, LossReason, OnLost, ReleaseMode, ReleaseOutcome, shared::Shared};
+use crate::{Guard, Key, Lease, LockError, LossReason, Mode, OnLost, ReleaseMode, ReleaseOutcome, shared::Shared};
 
 tokio::task_local! {
     static RUNNING: Arc<Frame>;
@@ -47,8 +47,9 @@ pub fn current() -> Option<Lease> {
     RUNNING.try_with(|frame| frame.lease.clone()).ok()
 }
 
-/// Whether the calling task is inside a body that holds `key` and will go on holding it.
-pub(crate) fn would_wait_for_itself(shared: &Arc<Shared>, key: &Key) -> bool {
+/// Whether the calling task is inside a body that holds `key`, will go on holding it, and so keeps itself from having it
+/// in this `mode`.
+pub(crate) fn would_wait_for_itself(shared: &Arc<Shared>, key: &Key, mode: Mode) -> bool {
     let holds = |frame: &Frame| {
         let hold = &frame.lease.0;
         // A lease that ends by itself ends the wait, too; and a task polled inside of the body is not the body.
@@ -56,10 +57,15 @@ pub(crate) fn would_wait_for_itself(shared: &Arc<Shared>, key: &Key) -> bool {
         frame.locker == id(shared) && hold.claim.key == *key && hold.is_held() && certain
     };
     let search = |frame: &Arc<Frame>| {
-        let mut next = Some(frame);
+        let (mut next, mut permits) = (Some(frame), 0);
         while let Some(frame) = next {
             if holds(frame) {
-                return true;
+                permits += 1;
+                match (frame.lease.0.claim.mode, mode) {
+                    (Mode::Shared, Mode::Shared) => {}
+                    (Mode::Permit { .. }, Mode::Permit { of }) if permits < of.get() => {}
+                    _ => return true,
+                }
             }
             next = frame.around.as_ref();
         }

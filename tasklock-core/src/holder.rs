@@ -199,8 +199,10 @@ impl fmt::Display for Holder {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct State {
-    /// Who holds it, if anyone does.
+    /// Who holds it, if anyone does. If it is shared, one of those who do.
     pub holder: Option<Arc<Holder>>,
+    /// The others who hold it, if it is shared and the store knows them.
+    pub others: Vec<Arc<Holder>>,
     /// How many wait for it, where the store knows.
     pub waiters: Option<u64>,
 }
@@ -209,7 +211,19 @@ impl State {
     /// A key held by `holder`, or free, with this many waiters.
     #[must_use]
     pub fn new(holder: Option<Arc<Holder>>, waiters: Option<u64>) -> Self {
-        State { holder, waiters }
+        State { holder, others: Vec::new(), waiters }
+    }
+
+    /// The same key, held by these as well.
+    #[must_use]
+    pub fn shared_with(mut self, others: Vec<Arc<Holder>>) -> Self {
+        self.others = others;
+        self
+    }
+
+    /// All who hold it, as far as the store knows them.
+    pub fn holders(&self) -> impl Iterator<Item = &Arc<Holder>> {
+        self.holder.iter().chain(&self.others)
     }
 
     /// Whether nobody holds it.

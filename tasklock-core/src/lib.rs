@@ -11,7 +11,8 @@
 //!                         memory │ redis │ dynamo │ file │ socket │ rabbitmq │ yours
 //! ```
 //!
-//! - To **use** a lock: [`Locker`], [`Guard`], [`Lease`], [`KeyLock`], [`blocking`].
+//! - To **use** a lock: [`Locker`], [`Guard`], [`Lease`], [`KeyLock`], [`RwKey`], [`Semaphore`],
+//!   [`blocking`].
 //! - To **set one up**: [`LockerBuilder`], [`Demand`], [`Observer`].
 //! - To **protect a store** from late writers: [`FencingToken`], [`Fence`].
 //! - To **write a backend**: [`AsyncLock`] has the recipe, [`memory`] is an example; `testing` (a feature) has the
@@ -56,7 +57,9 @@ mod release;
 mod request;
 mod retry;
 mod runtime;
+mod rw;
 mod scope;
+mod semaphore;
 mod shards;
 mod shared;
 #[cfg(feature = "testing")]
@@ -83,6 +86,8 @@ pub use crate::{
     options::{OnLost, ReleaseMode, Renew, Ttl, Wait},
     request::{Attempt, Busy, Claim, Event, Grant, Intent, Mode, Released, Renewed, Request, Together, Validity, Wake},
     retry::RetryPolicy,
+    rw::RwKey,
     scope::{default_locker, install_default, scope},
+    semaphore::Semaphore,
     token::{Fence, FencingToken, StaleToken},
 };

@@ -3,8 +3,8 @@
 use std::{fmt, future::Future, sync::Arc};
 
 use crate::{
-    AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockerBuilder, State, acquire::acquire,
-    blocking, runtime::InRuntime, shared::Core,
+    AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockerBuilder, RwKey, Semaphore, State,
+    acquire::acquire, blocking, runtime::InRuntime, shared::Core,
 };
 
 /// Locks by name, over some backend. Cheap to clone; one type whatever the backend.
@@ -151,6 +151,25 @@ impl Locker {
     /// A name that no lock can have is told by whatever is called on it.
     pub fn key(&self, key: impl IntoKey) -> KeyLock {
         KeyLock::new(Ok(self.clone()), key.into_key_in(&self.core.prefix))
+    }
+
+    /// `key` as a read-write lock: any number of readers together, or one writer alone.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Unsupported`] if the backend has no shared locks; [`LockError::InvalidKey`].
+    pub fn rw(&self, key: impl IntoKey) -> Result<RwKey, LockError> {
+        RwKey::new(self.key(key))
+    }
+
+    /// `key` as a semaphore: at most `permits` of those who ask for it hold it together.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Unsupported`] if the backend has no permits; [`LockError::InvalidOption`] if there are to be none;
+    /// [`LockError::InvalidKey`].
+    pub fn semaphore(&self, key: impl IntoKey, permits: u32) -> Result<Semaphore, LockError> {
+        Semaphore::new(self.key(key), permits)
     }
 
     /// What the store says of `key`: its holder, and how many wait.

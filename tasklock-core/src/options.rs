@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{InvalidOption, Owner, RetryPolicy};
+use crate::{InvalidOption, Mode, Owner, RetryPolicy};
 
 /// The shortest and longest lease.
 const TTL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(24 * 3600));
@@ -93,6 +93,7 @@ pub enum ReleaseMode {
 /// All settings of one acquisition.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
+    pub(crate) mode: Mode,
     pub(crate) ttl: Ttl,
     pub(crate) wait: Wait,
     pub(crate) retry: RetryPolicy,
@@ -110,6 +111,7 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn new(owner: Owner) -> Self {
         Options {
+            mode: Mode::Exclusive,
             ttl: Ttl::For(Duration::from_secs(30)),
             wait: Wait::Forever,
             retry: RetryPolicy::default(),
@@ -156,6 +158,54 @@ impl Options {
         Ok(())
     }
 }
+
+/// The options of one call, the same on everything that acquires; it has a method `set`.
+macro_rules! setters {
+    () => {
+        /// How long the lease lasts without renewal: 50 ms to 24 h.
+        pub fn ttl(self, ttl: impl Into<$crate::Ttl>) -> Self {
+            let ttl = ttl.into();
+            self.set(|options| options.ttl = ttl)
+        }
+
+        /// How long to wait for it.
+        pub fn wait(self, wait: impl Into<$crate::Wait>) -> Self {
+            let wait = wait.into();
+            self.set(|options| options.wait = wait)
+        }
+
+        /// The pauses between attempts on a store that cannot wake its waiters.
+        pub fn retry(self, retry: $crate::RetryPolicy) -> Self {
+            self.set(|options| options.retry = retry)
+        }
+
+        /// When the lease is renewed.
+        pub fn renew(self, renew: $crate::Renew) -> Self {
+            self.set(|options| options.renew = renew)
+        }
+
+        /// The longest it is held, renewed or not.
+        pub fn max_hold(self, max: std::time::Duration) -> Self {
+            self.set(|options| options.max_hold = Some(max))
+        }
+
+        /// What becomes of a synchronized body if the lock is lost.
+        pub fn on_lost(self, on_lost: $crate::OnLost) -> Self {
+            self.set(|options| options.on_lost = on_lost)
+        }
+
+        /// Whether the end of a synchronized body waits for the release.
+        pub fn release_mode(self, mode: $crate::ReleaseMode) -> Self {
+            self.set(|options| options.release = mode)
+        }
+
+        /// How long a failing store is asked again before the acquisition fails.
+        pub fn patience(self, patience: std::time::Duration) -> Self {
+            self.set(|options| options.patience = patience)
+        }
+    };
+}
+pub(crate) use setters;
 
 #[cfg(test)]
 mod tests {
