@@ -2,12 +2,15 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
+    slice,
     sync::Arc,
     task::Poll,
 };
 
-use crate::{Guard, Key, Lease, LockError, LossReason, Mode, OnLost, ReleaseMode, ReleaseOutcome, shared::Shared};
+use crate::{
+    Guard, Guards, Key, Lease, LockError, LossReason, Mode, OnLost, ReleaseMode, ReleaseOutcome, shared::Shared,
+};
 
 tokio::task_local! {
     static RUNNING: Arc<Frame>;
@@ -89,7 +92,7 @@ where
     let value = {
         let body = pin!(RUNNING.scope(Arc::new(frame), body(lease.clone())));
         match on_lost {
-            OnLost::Cancel => while_held(&lease, body).await?,
+            OnLost::Cancel => while_held(slice::from_ref(&lease), async { _ = lease.lost().await }, body).await?,
             OnLost::Finish => body.await,
         }
         // The body is dropped here, before anyone else can have the lock.
@@ -99,16 +102,59 @@ where
         return Ok(value);
     }
     let released = guard.release().await;
+    was_held_to_the_end(&lease, on_lost, released).map(|()| value)
+}
+
+/// The same under several.
+pub(crate) async fn run_all<F: Future>(
+    guards: Guards,
+    (on_lost, release): (OnLost, ReleaseMode),
+    body: F,
+) -> Result<F::Output, LockError> {
+    let leases = guards.leases();
+    let mut frame = RUNNING.try_with(Arc::clone).ok();
+    for guard in &guards {
+        frame = Some(Arc::new(Frame { around: frame, ..Frame::new(guard) }));
+    }
+    let value = {
+        let body = pin!(async {
+            match frame {
+                Some(frame) => RUNNING.scope(frame, body).await,
+                None => body.await,
+            }
+        });
+        match on_lost {
+            OnLost::Cancel => while_held(&leases, async { _ = guards.lost().await }, body).await?,
+            OnLost::Finish => body.await,
+        }
+    };
+    if release == ReleaseMode::Background {
+        drop(guards);
+        return Ok(value);
+    }
+    let released = guards.release_each().await;
+    for (lease, released) in leases.iter().zip(released) {
+        was_held_to_the_end(lease, on_lost, released)?;
+    }
+    Ok(value)
+}
+
+/// What the release after a body says of the body.
+fn was_held_to_the_end(
+    lease: &Lease,
+    on_lost: OnLost,
+    released: Result<ReleaseOutcome, LockError>,
+) -> Result<(), LockError> {
     match released {
         // Ours by the clock to the last, and yet the store had it for somebody else: they may have run together.
         Ok(ReleaseOutcome::AlreadyLost) if on_lost == OnLost::Cancel && lease.0.within_its_time() => {
             let reason = LossReason::Stolen;
             Err(LockError::Lost { key: lease.key().clone(), token: lease.fencing_token(), reason })
         }
-        Ok(_) => Ok(value),
+        Ok(_) => Ok(()),
         Err(error) => {
             tracing::warn!(target: "tasklock", "body done, release failed: {error}");
-            Ok(value)
+            Ok(())
         }
     }
 }
@@ -119,19 +165,27 @@ pub(crate) fn run_blocking<T>(guard: &Guard, body: impl FnOnce(Lease) -> T) -> T
     RUNNING.sync_scope(Arc::new(Frame::new(guard)), || body(lease))
 }
 
-/// Polls the body as long as the lock is held, and not once after.
-async fn while_held<F: Future>(lease: &Lease, mut body: std::pin::Pin<&mut F>) -> Result<F::Output, LockError> {
-    let mut lost = pin!(lease.lost());
+/// Polls the body as long as the locks are held, and not once after. `lost` completes when one of them is lost.
+async fn while_held<F: Future>(
+    leases: &[Lease],
+    lost: impl Future<Output = ()>,
+    mut body: Pin<&mut F>,
+) -> Result<F::Output, LockError> {
+    let mut lost = pin!(lost);
+    let gone = || leases.iter().find(|lease| !lease.is_held()).map(|lease| lease.0.lost_error());
     poll_fn(|cx| {
         // The clock is asked, not only the keeper: a process that was paused finds its deadline passed before anyone
         // has told it.
-        if !lease.is_held() {
-            return Poll::Ready(Err(lease.0.lost_error()));
+        if let Some(error) = gone() {
+            return Poll::Ready(Err(error));
         }
         if let Poll::Ready(value) = body.as_mut().poll(cx) {
-            return Poll::Ready(if lease.is_held() { Ok(value) } else { Err(lease.0.lost_error()) });
+            return Poll::Ready(gone().map_or(Ok(value), Err));
         }
-        lost.as_mut().poll(cx).map(|_| Err(lease.0.lost_error()))
+        match (lost.as_mut().poll(cx), gone()) {
+            (Poll::Ready(()), Some(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Pending,
+        }
     })
     .await
 }

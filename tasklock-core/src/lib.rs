@@ -12,7 +12,7 @@
 //! ```
 //!
 //! - To **use** a lock: [`Locker`], [`Guard`], [`Lease`], [`KeyLock`], [`RwKey`], [`Semaphore`],
-//!   [`blocking`].
+//!   [`AllKeys`], [`AnyKey`], [`blocking`].
 //! - To **set one up**: [`LockerBuilder`], [`Demand`], [`Observer`].
 //! - To **protect a store** from late writers: [`FencingToken`], [`Fence`].
 //! - To **write a backend**: [`AsyncLock`] has the recipe, [`memory`] is an example; `testing` (a feature) has the
@@ -28,6 +28,8 @@
 #[path = "private.rs"]
 pub mod __private;
 mod acquire;
+mod all;
+mod any;
 pub mod blocking;
 mod builder;
 mod capabilities;
@@ -37,9 +39,11 @@ mod encode;
 mod erased;
 mod error;
 mod guard;
+mod guards;
 mod holder;
 #[cfg(feature = "axum")]
 mod http;
+mod join;
 mod keeper;
 mod key;
 mod keyed;
@@ -64,9 +68,12 @@ mod shards;
 mod shared;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod together;
 mod token;
 
 pub use crate::{
+    all::AllKeys,
+    any::AnyKey,
     builder::LockerBuilder,
     capabilities::{Capabilities, Demand, Expiry, Fencing, Loss, Scope, WakeBy},
     clock::{Clock, Mono, wall_micros},
@@ -74,6 +81,7 @@ pub use crate::{
     encode::{KeyWriter, LockKey},
     error::{Applied, BackendError, InvalidOption, InvalidUrl, LockError, LossReason},
     guard::{Guard, ReleaseOutcome},
+    guards::Guards,
     holder::{Holder, Owner, State},
     key::{IntoKey, InvalidKey, Key},
     keyed::KeyLock,

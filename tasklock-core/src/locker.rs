@@ -3,8 +3,8 @@
 use std::{fmt, future::Future, sync::Arc};
 
 use crate::{
-    AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockerBuilder, RwKey, Semaphore, State,
-    acquire::acquire, blocking, runtime::InRuntime, shared::Core,
+    AllKeys, AnyKey, AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockerBuilder, RwKey,
+    Semaphore, State, acquire::acquire, blocking, runtime::InRuntime, shared::Core,
 };
 
 /// Locks by name, over some backend. Cheap to clone; one type whatever the backend.
@@ -170,6 +170,25 @@ impl Locker {
     /// [`LockError::InvalidKey`].
     pub fn semaphore(&self, key: impl IntoKey, permits: u32) -> Result<Semaphore, LockError> {
         Semaphore::new(self.key(key), permits)
+    }
+
+    /// Several keys together: all of them, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidKey`] for the first name that no lock can have; [`LockError::InvalidOption`] if there is no
+    /// key.
+    pub fn all<K: IntoKey>(&self, keys: impl IntoIterator<Item = K>) -> Result<AllKeys, LockError> {
+        AllKeys::new(self, keys)
+    }
+
+    /// Whichever of several keys is free.
+    ///
+    /// # Errors
+    ///
+    /// As [`all`](Locker::all).
+    pub fn any<K: IntoKey>(&self, keys: impl IntoIterator<Item = K>) -> Result<AnyKey, LockError> {
+        AnyKey::new(self, keys)
     }
 
     /// What the store says of `key`: its holder, and how many wait.

@@ -8,6 +8,7 @@
 #![allow(clippy::future_not_send)]
 
 mod modes;
+mod several;
 
 use std::{
     num::NonZeroU32,
@@ -89,6 +90,10 @@ pub async fn run_all<B: AsyncLock, F: AsyncFn() -> B>(make: F) {
         readers_and_writers_take_turns
         permits_are_never_exceeded
         dropped_readers_and_permits_leave_nothing
+        several_are_taken_all_or_none
+        those_who_want_the_same_keys_get_on
+        whichever_is_free_is_taken
+        dropped_sets_leave_nothing
     }
 }
 
