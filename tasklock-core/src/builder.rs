@@ -20,6 +20,7 @@ use crate::{
     nursery::Nursery,
     options::Options,
     queue::Queue,
+    reentrant::Owners,
     registry::Registry,
     shared::{Core, EarlyLosses, Shared, Signal},
 };
@@ -178,6 +179,7 @@ impl LockerBuilder {
             backend: self.backend,
             clock: Clock::current(),
             registry: Registry::new(),
+            owners: Owners::default(),
             tasks: TaskTracker::new(),
             waiters: TaskTracker::new(),
             early: EarlyLosses::default(),

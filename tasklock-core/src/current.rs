@@ -24,8 +24,30 @@ struct Frame {
     around: Option<Arc<Frame>>,
 }
 
+/// What a body runs under.
+pub(crate) trait Releasable {
+    fn lease(&self) -> &Lease;
+    fn shared(&self) -> &Arc<Shared>;
+    /// As [`Guard::release`].
+    fn give_back(self) -> impl Future<Output = Result<ReleaseOutcome, LockError>> + Send;
+}
+
+impl Releasable for Guard {
+    fn lease(&self) -> &Lease {
+        self.lease()
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        self.shared()
+    }
+
+    async fn give_back(self) -> Result<ReleaseOutcome, LockError> {
+        self.release().await
+    }
+}
+
 impl Frame {
-    fn new(guard: &Guard) -> Self {
+    fn new(guard: &impl Releasable) -> Self {
         let around = RUNNING.try_with(Arc::clone).ok();
         Frame { lease: guard.lease().clone(), locker: id(guard.shared()), task: tokio::task::try_id(), around }
     }
@@ -78,12 +100,13 @@ pub(crate) fn would_wait_for_itself(shared: &Arc<Shared>, key: &Key, mode: Mode)
 }
 
 /// Runs `body` under `guard`, and releases.
-pub(crate) async fn run<F, Fut>(
-    guard: Guard,
+pub(crate) async fn run<G, F, Fut>(
+    guard: G,
     (on_lost, release): (OnLost, ReleaseMode),
     body: F,
 ) -> Result<Fut::Output, LockError>
 where
+    G: Releasable,
     F: FnOnce(Lease) -> Fut,
     Fut: Future,
 {
@@ -101,7 +124,7 @@ where
         drop(guard);
         return Ok(value);
     }
-    let released = guard.release().await;
+    let released = guard.give_back().await;
     was_held_to_the_end(&lease, on_lost, released).map(|()| value)
 }
 

@@ -176,6 +176,12 @@ impl KeyLock {
         self.target.as_ref().map(|(locker, _)| locker).map_err(Clone::clone)
     }
 
+    /// What is to be locked, and how.
+    pub(crate) fn wanted(&self) -> Result<(&Key, &Options), LockError> {
+        let (locker, key) = self.target.as_ref().map_err(Clone::clone)?;
+        Ok((key, self.options(locker)))
+    }
+
     /// What happens at the end of a body, foreseen or not.
     pub(crate) fn ending(&self) -> (OnLost, ReleaseMode) {
         match &self.target {

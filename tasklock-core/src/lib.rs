@@ -12,7 +12,7 @@
 //! ```
 //!
 //! - To **use** a lock: [`Locker`], [`Guard`], [`Lease`], [`KeyLock`], [`RwKey`], [`Semaphore`],
-//!   [`AllKeys`], [`AnyKey`], [`blocking`].
+//!   [`AllKeys`], [`AnyKey`], [`ReentrantKey`], [`blocking`].
 //! - To **set one up**: [`LockerBuilder`], [`Demand`], [`Observer`].
 //! - To **protect a store** from late writers: [`FencingToken`], [`Fence`].
 //! - To **write a backend**: [`AsyncLock`] has the recipe, [`memory`] is an example; `testing` (a feature) has the
@@ -56,6 +56,7 @@ mod nursery;
 mod observer;
 mod options;
 mod queue;
+mod reentrant;
 mod registry;
 mod release;
 mod request;
@@ -92,6 +93,7 @@ pub use crate::{
     nonce::Nonce,
     observer::{Observed, Observer},
     options::{OnLost, ReleaseMode, Renew, Ttl, Wait},
+    reentrant::{ReentrantGuard, ReentrantKey},
     request::{Attempt, Busy, Claim, Event, Grant, Intent, Mode, Released, Renewed, Request, Together, Validity, Wake},
     retry::RetryPolicy,
     rw::RwKey,

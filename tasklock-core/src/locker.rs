@@ -3,8 +3,8 @@
 use std::{fmt, future::Future, sync::Arc};
 
 use crate::{
-    AllKeys, AnyKey, AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockerBuilder, RwKey,
-    Semaphore, State, acquire::acquire, blocking, runtime::InRuntime, shared::Core,
+    AllKeys, AnyKey, AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockerBuilder, ReentrantKey,
+    RwKey, Semaphore, State, acquire::acquire, blocking, runtime::InRuntime, shared::Core,
 };
 
 /// Locks by name, over some backend. Cheap to clone; one type whatever the backend.
@@ -170,6 +170,15 @@ impl Locker {
     /// [`LockError::InvalidKey`].
     pub fn semaphore(&self, key: impl IntoKey, permits: u32) -> Result<Semaphore, LockError> {
         Semaphore::new(self.key(key), permits)
+    }
+
+    /// `key` as a lock that `owner` may take again while holding it.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidOption`] for an owner that is empty or longer than 512 bytes; [`LockError::InvalidKey`].
+    pub fn reentrant(&self, key: impl IntoKey, owner: impl AsRef<str>) -> Result<ReentrantKey, LockError> {
+        ReentrantKey::new(self.key(key), owner.as_ref())
     }
 
     /// Several keys together: all of them, or none.

@@ -94,6 +94,7 @@ pub async fn run_all<B: AsyncLock, F: AsyncFn() -> B>(make: F) {
         those_who_want_the_same_keys_get_on
         whichever_is_free_is_taken
         dropped_sets_leave_nothing
+        an_owner_enters_again
     }
 }
 

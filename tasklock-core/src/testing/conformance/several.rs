@@ -1,4 +1,4 @@
-//! Several keys: what core makes of any backend.
+//! What core makes of a backend: several keys, and owners that enter again.
 
 use super::{AsyncLock, JoinSet, Locker, Suite, locker, pin, poll_times, until_quiet};
 
@@ -103,6 +103,24 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         }
     }
 
+    /// An owner enters again under the same grant, and the last of its guards gives it back.
+    pub async fn an_owner_enters_again(&self) {
+        let (here, there) = (locker(self.client().await), locker(self.client().await));
+        let name = self.name("owner");
+        let mine = here.reentrant(&name, "me").expect("a valid name");
+        let outer = mine.acquire().await.expect("a free key");
+        let inner = mine.acquire().await.expect("a key of one's own");
+        assert_eq!(outer.fencing_token(), inner.fencing_token(), "one grant, two tokens");
+        outer.release().await.expect("a release");
+        assert!(inner.is_held() && there.try_acquire(&name).await.expect("an answer").is_none(), "one guard is left");
+        let last = inner.fencing_token();
+        inner.release().await.expect("a release");
+        let next = there.acquire(&name).await.expect("a key given back");
+        assert!(next.fencing_token() > last || !fenced(&there), "tokens went back");
+        next.release().await.expect("a release");
+        self.clean_after(&[here, there]).await;
+    }
+
     async fn assert_nothing_left(&self, here: &Locker, there: &Locker, names: &[String], at: &str) {
         until_quiet(here).await;
         until_quiet(there).await;
@@ -113,4 +131,8 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         }
         assert_eq!(here.stats(), crate::Stats::default(), "left something: {at}");
     }
+}
+
+fn fenced(locker: &Locker) -> bool {
+    locker.capabilities().fencing != crate::Fencing::None
 }
