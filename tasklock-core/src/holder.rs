@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::FencingToken;
+use crate::{FencingToken, Nonce};
 
 /// Who a locker acquires for; what others read when they find a lock held. Cheap to clone: nothing is counted for the
 /// process's own name, which is what nearly every lock is taken under.
@@ -142,13 +142,17 @@ pub struct Holder {
     pub remaining: Option<Duration>,
     /// Its fencing token.
     pub token: Option<FencingToken>,
+    /// Which acquisition it is.
+    pub nonce: Option<Nonce>,
+    /// How long ago it gave its last sign of life: when it acquired, or renewed.
+    pub silent: Option<Duration>,
 }
 
 impl Holder {
     /// A holder of whom no more is known than this.
     #[must_use]
     pub fn new(owner: Owner) -> Self {
-        Holder { owner, held: None, remaining: None, token: None }
+        Holder { owner, held: None, remaining: None, token: None, nonce: None, silent: None }
     }
 
     /// Since when, as a duration.
@@ -171,6 +175,13 @@ impl Holder {
         self.token = Some(token);
         self
     }
+
+    /// By which acquisition, and how long ago it gave its last sign of life: what it takes to tell a stale one.
+    #[must_use]
+    pub fn last_heard(mut self, nonce: Nonce, silent: Duration) -> Self {
+        (self.nonce, self.silent) = (Some(nonce), Some(silent));
+        self
+    }
 }
 
 impl Holder {
@@ -178,7 +189,8 @@ impl Holder {
     pub(crate) fn aged(&self, by: Duration) -> Self {
         let held = self.held.map(|held| held + by);
         let remaining = self.remaining.and_then(|left| left.checked_sub(by)).filter(|left| !left.is_zero());
-        Holder { held, remaining, ..self.clone() }
+        // Whether it was heard of since, nobody has asked.
+        Holder { held, remaining, silent: None, ..self.clone() }
     }
 }
 

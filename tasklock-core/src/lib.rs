@@ -28,6 +28,7 @@
 #[path = "private.rs"]
 pub mod __private;
 mod acquire;
+mod admin;
 mod all;
 mod any;
 pub mod blocking;
@@ -73,6 +74,7 @@ mod together;
 mod token;
 
 pub use crate::{
+    admin::Status,
     all::AllKeys,
     any::AnyKey,
     builder::LockerBuilder,

@@ -4,7 +4,7 @@ use std::{fmt, future::Future, sync::Arc};
 
 use crate::{
     AllKeys, AnyKey, AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockerBuilder, ReentrantKey,
-    RwKey, Semaphore, State, acquire::acquire, blocking, runtime::InRuntime, shared::Core,
+    RwKey, Semaphore, acquire::acquire, blocking, runtime::InRuntime, shared::Core,
 };
 
 /// Locks by name, over some backend. Cheap to clone; one type whatever the backend.
@@ -198,43 +198,6 @@ impl Locker {
     /// As [`all`](Locker::all).
     pub fn any<K: IntoKey>(&self, keys: impl IntoIterator<Item = K>) -> Result<AnyKey, LockError> {
         AnyKey::new(self, keys)
-    }
-
-    /// What the store says of `key`: its holder, and how many wait.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::Backend`], [`LockError::InvalidKey`].
-    ///
-    /// # Cancel safety
-    ///
-    /// It only reads; dropping it costs nothing.
-    pub async fn inspect(&self, key: impl IntoKey) -> Result<State, LockError> {
-        let key = key.into_key_in(&self.core.prefix)?;
-        self.core.shared.ask(self.core.shared.backend.inspect(&key)).await
-    }
-
-    /// Takes `key` from whoever holds it and lets the next waiter in; whether somebody held it. A holder that renews
-    /// notices at its next renewal, one that does not at its release; the first reports it as [`LossReason::Stolen`](crate::LossReason::Stolen); its fencing
-    /// token is refused from the next holder's first write on.
-    ///
-    /// # Errors
-    ///
-    /// [`LockError::Unsupported`] if the backend has no such power; [`LockError::Backend`];
-    /// [`LockError::InvalidKey`].
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped, it may or may not have broken the lock.
-    pub async fn break_lock(&self, key: impl IntoKey) -> Result<bool, LockError> {
-        let key = key.into_key_in(&self.core.prefix)?;
-        let shared = &self.core.shared;
-        let Some(power) = shared.backend.powers().administer else {
-            return Err(LockError::Unsupported { backend: shared.backend_name(), what: "breaking locks".to_owned() });
-        };
-        let broken = shared.ask(power.revoke(&key, None)).await?;
-        tracing::warn!(target: "tasklock", key = %shared.shown(&key), backend = shared.backend_name(), broken, "lock broken");
-        Ok(broken)
     }
 
     /// The same locks for synchronous code.

@@ -29,6 +29,8 @@ pub(super) struct Held {
     owner: Owner,
     pub(super) since: Mono,
     pub(super) expires: Mono,
+    /// When it last gave a sign of life.
+    pub(super) heard: Mono,
     /// In this nursery, until it grows up.
     pub(super) young_in: Option<NurseryId>,
 }
@@ -178,7 +180,7 @@ impl Holders {
 impl Held {
     pub(super) fn new(token: &mut u64, nonce: Nonce, owner: Owner, since: Mono, expires: Mono) -> Self {
         *token += 1;
-        Held { nonce, token: FencingToken::new(*token), owner, since, expires, young_in: None }
+        Held { nonce, token: FencingToken::new(*token), owner, since, expires, heard: since, young_in: None }
     }
 
     pub(super) fn grant(&self) -> Grant {
@@ -187,7 +189,8 @@ impl Held {
 
     pub(super) fn holder(&self, now: Mono) -> Holder {
         let remaining = (self.expires != Mono::NEVER).then(|| self.expires.since(now));
-        Holder::new(self.owner.clone()).held(now.since(self.since)).remaining(remaining).token(self.token)
+        let holder = Holder::new(self.owner.clone()).held(now.since(self.since)).remaining(remaining).token(self.token);
+        holder.last_heard(self.nonce, now.since(self.heard))
     }
 }
 

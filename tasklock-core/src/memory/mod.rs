@@ -155,6 +155,7 @@ impl MemoryLock {
         if let Some(held) = entry.held_by(request.nonce, now) {
             // Never sooner: a first attempt that comes late must not cut what was renewed since.
             held.expires = held.expires.max(request.until(now));
+            held.heard = now;
             return Ok(Attempt::Granted(held.grant()));
         }
         if request.intent != Intent::Try {
@@ -276,6 +277,7 @@ impl MemoryLock {
         let found = shard.entries.find_mut(claim.key.hash64(), |e| e.key == claim.key);
         match found.and_then(|entry| entry.held_by(claim.nonce, now)) {
             Some(held) => {
+                held.heard = now;
                 held.expires = claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl));
                 Renewed::held(Validity::Until(held.expires), Some(held.token))
             }
@@ -290,7 +292,7 @@ impl MemoryLock {
             return Poll::Ready(Wake::Retry);
         };
         if let Some(held) = entry.held_by(request.nonce, now) {
-            held.expires = request.until(now);
+            (held.expires, held.heard) = (request.until(now), now);
             return Poll::Ready(Wake::Granted(held.grant()));
         }
         match entry.waiters.iter_mut().rev().find(|waiter| waiter.nonce == request.nonce) {
