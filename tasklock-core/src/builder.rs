@@ -102,6 +102,13 @@ impl LockerBuilder {
         self
     }
 
+    /// The shortest a lock is held: who releases it sooner has it kept back in the background until then. Not at all by
+    /// default.
+    pub fn min_hold(mut self, min: Duration) -> Self {
+        self.options.min_hold = Some(min);
+        self
+    }
+
     /// What becomes of a synchronized body whose lock is lost: it is cancelled by default.
     pub fn on_lost(mut self, on_lost: OnLost) -> Self {
         self.options.on_lost = on_lost;

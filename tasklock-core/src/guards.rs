@@ -93,7 +93,7 @@ impl Guards {
     }
 
     /// Gives all of them back and waits until the store has them, up to 5 s; after that it goes on in the background.
-    /// Each is tried, whatever becomes of the others. `AlreadyLost` if one was.
+    /// Each is tried, whatever becomes of the others. `AlreadyLost` if one was, else `KeptBack` if one is.
     ///
     /// # Errors
     ///
@@ -104,15 +104,17 @@ impl Guards {
     /// Once polled, the releases go on in the background if this is dropped; before, the guards are dropped with it,
     /// which has the same effect.
     pub async fn release(self) -> Result<ReleaseOutcome, LockError> {
-        let mut worst = Ok(ReleaseOutcome::Released);
+        let mut worst = ReleaseOutcome::Released;
+        let mut failed = None;
         for outcome in self.release_each().await {
             match outcome {
-                Err(_) if worst.is_ok() => worst = outcome,
-                Ok(ReleaseOutcome::AlreadyLost) if worst.is_ok() => worst = outcome,
-                _ => {}
+                Err(error) => failed = failed.or(Some(error)),
+                Ok(ReleaseOutcome::AlreadyLost) => worst = ReleaseOutcome::AlreadyLost,
+                Ok(ReleaseOutcome::KeptBack) if worst == ReleaseOutcome::Released => worst = ReleaseOutcome::KeptBack,
+                Ok(_) => {}
             }
         }
-        worst
+        failed.map_or(Ok(worst), Err)
     }
 
     /// One outcome each.

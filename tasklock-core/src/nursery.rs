@@ -66,7 +66,7 @@ impl Nursery {
     pub(crate) fn acquire(&self, shared: &Shared, key: &Key, options: &Options, now: Mono) -> Option<Young> {
         let store = self.store.as_ref()?;
         let same = options.ttl == self.options.ttl && options.renew == self.options.renew;
-        if !same || options.mode != Mode::Exclusive || options.max_hold.is_some() {
+        if !same || options.mode != Mode::Exclusive || options.bounds_its_hold() {
             return None;
         }
         let mut young = Young { key: key.clone(), nonce: Nonce::fresh(), token: FencingToken::NONE, since: now };
