@@ -73,7 +73,7 @@ async fn a_shutdown_keeps_it_too() {
 async fn what_is_lost_is_not_kept() {
     let (lock, _, store) = faulty();
     let guard = lock.key("job").min_hold(S(9)).acquire().await.unwrap();
-    testing::lose(&lock, "job", LossReason::Stolen);
+    testing::lose(&lock, "job", LossReason::Expired);
     assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::AlreadyLost);
     testing::until_quiet(&lock).await;
     assert!(store.is_empty());
