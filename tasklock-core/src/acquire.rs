@@ -25,11 +25,12 @@ use crate::{
 /// When to ask again if neither the store nor the attempt says.
 const FALLBACK: Duration = Duration::from_secs(30);
 /// The least time that a call has to be answered, however little the caller's patience.
-const LEAST_CALL_BOUND: Duration = Duration::from_secs(5);
+pub(crate) const LEAST_CALL_BOUND: Duration = Duration::from_secs(5);
 /// How often a failing store is asked by a call that is not to wait.
-const TRY_ATTEMPTS: u32 = 3;
+pub(crate) const TRY_ATTEMPTS: u32 = 3;
 const LEAST_PAUSE: Duration = Duration::from_millis(1);
-const ERROR_PAUSES: RetryPolicy = RetryPolicy::exponential(Duration::from_millis(20), Duration::from_secs(1));
+pub(crate) const ERROR_PAUSES: RetryPolicy =
+    RetryPolicy::exponential(Duration::from_millis(20), Duration::from_secs(1));
 
 /// Acquires `key`.
 pub(crate) async fn acquire(core: &Arc<Core>, key: Key, options: &Options) -> Result<Guard, LockError> {
@@ -51,7 +52,7 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
     let shared = &core.shared;
     shared.check_open()?;
     let intent = if options.is_try() { Intent::Try } else { Intent::Wait };
-    if intent != Intent::Try && current::would_wait_for_itself(shared, &key) {
+    if intent != Intent::Try && current::would_wait_for_itself(shared, &key, options.mode) {
         return Err(LockError::WouldDeadlock { key });
     }
     let place = Place::take(shared, &key);
@@ -61,7 +62,8 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
         shared.check_open()?;
         return Ok(AtOnce::Granted(guard));
     }
-    let request = Request::new(key, Nonce::fresh(), options.ttl, intent, options.owner.clone(), now);
+    let mut request = Request::new(key, Nonce::fresh(), options.ttl, intent, options.owner.clone(), now);
+    request.mode = options.mode;
     let may_ask = options.is_try() || place.as_ref().is_none_or(Place::is_in_front);
     let answer = if may_ask { shared.backend.try_acquire_now(&request) } else { None };
     if let Some(Ok(Attempt::Granted(grant))) = &answer {
@@ -95,20 +97,20 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
 }
 
 /// The deadline of a grant whose attempt was sent at `sent`; none if it is over already, which counts as busy.
-fn in_time(request: &Request, grant: &Grant, sent: Mono, now: Mono) -> Option<Mono> {
+pub(crate) fn in_time(request: &Request, grant: &Grant, sent: Mono, now: Mono) -> Option<Mono> {
     let deadline = lease::deadline(request.ttl, sent, grant.validity);
     (deadline > now).then_some(deadline)
 }
 
 /// When the caller asked, when it was answered, and until when the answer stands.
-struct Times {
-    started: Mono,
-    now: Mono,
-    deadline: Mono,
+pub(crate) struct Times {
+    pub(crate) started: Mono,
+    pub(crate) now: Mono,
+    pub(crate) deadline: Mono,
 }
 
 /// The guard for a grant.
-fn accept(
+pub(crate) fn accept(
     core: &Arc<Core>,
     request: Request,
     unsettled: bool,

@@ -81,6 +81,27 @@ impl Locker {
         KeyLock { lock: self.locker.key(key), runtime: self.runtime.clone() }
     }
 
+    /// `key` as a read-write lock: see [`crate::Locker::rw`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn rw(&self, key: impl IntoKey) -> Result<RwKey, LockError> {
+        let (read, write) = self.locker.rw(key)?.sides();
+        let side = |lock| KeyLock { lock, runtime: self.runtime.clone() };
+        Ok(RwKey { reader: side(read), writer: side(write) })
+    }
+
+    /// `key` as a semaphore, each permit of which is a lock like any other: see [`crate::Locker::semaphore`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn semaphore(&self, key: impl IntoKey, permits: u32) -> Result<KeyLock, LockError> {
+        let lock = self.locker.semaphore(key, permits)?.permit();
+        Ok(KeyLock { lock, runtime: self.runtime.clone() })
+    }
+
     /// Ends the locker: see [`crate::Locker::shutdown`].
     ///
     /// # Errors
@@ -170,6 +191,26 @@ impl KeyLock {
 
     fn handle(&self) -> Result<Handle, LockError> {
         Ok(self.lock.locker()?.core().shared.runtime.clone())
+    }
+}
+
+/// A [`crate::RwKey`] whose calls block.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is locked until something is called on it"]
+pub struct RwKey {
+    reader: KeyLock,
+    writer: KeyLock,
+}
+
+impl RwKey {
+    /// The lock that readers share.
+    pub fn reader(&self) -> &KeyLock {
+        &self.reader
+    }
+
+    /// The lock that a writer has alone.
+    pub fn writer(&self) -> &KeyLock {
+        &self.writer
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     nursery::Nursery,
     options::Options,
     queue::Queue,
+    reentrant::Owners,
     registry::Registry,
     shared::{Core, EarlyLosses, Shared, Signal},
 };
@@ -101,6 +102,13 @@ impl LockerBuilder {
         self
     }
 
+    /// The shortest a lock is held: who releases it sooner has it kept back in the background until then. Not at all by
+    /// default.
+    pub fn min_hold(mut self, min: Duration) -> Self {
+        self.options.min_hold = Some(min);
+        self
+    }
+
     /// What becomes of a synchronized body whose lock is lost: it is cancelled by default.
     pub fn on_lost(mut self, on_lost: OnLost) -> Self {
         self.options.on_lost = on_lost;
@@ -178,6 +186,7 @@ impl LockerBuilder {
             backend: self.backend,
             clock: Clock::current(),
             registry: Registry::new(),
+            owners: Owners::default(),
             tasks: TaskTracker::new(),
             waiters: TaskTracker::new(),
             early: EarlyLosses::default(),

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::{LockError, Mode};
+
 /// How far a backend's fencing tokens may be trusted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Fencing {
@@ -150,6 +152,17 @@ impl Capabilities {
         self
     }
 
+    /// Refuses a mode that the backend does not know.
+    pub(crate) fn check(&self, mode: Mode) -> Result<(), LockError> {
+        let (known, what) = match mode {
+            Mode::Exclusive => return Ok(()),
+            Mode::Shared => (self.shared, SHARED),
+            Mode::Permit { .. } => (self.permits, PERMITS),
+        };
+        let unsupported = || LockError::Unsupported { backend: self.backend, what: what.to_owned() };
+        if known { Ok(()) } else { Err(unsupported()) }
+    }
+
     /// Whether a waiter has no place at the store: nobody is woken by it, and it keeps no order.
     pub(crate) fn keeps_no_queue(&self) -> bool {
         self.wake == WakeBy::Poll && !self.fair
@@ -160,6 +173,9 @@ impl Capabilities {
         self.fair && self.scope == Scope::Process
     }
 }
+
+const SHARED: &str = "shared locks";
+const PERMITS: &str = "permits";
 
 /// What a service needs of its lock, checked when the locker is built rather than at three in the morning.
 ///
@@ -181,6 +197,8 @@ pub struct Demand {
     server_expiry: bool,
     push: bool,
     fair: bool,
+    shared: bool,
+    permits: bool,
     scope: Option<Scope>,
 }
 
@@ -219,6 +237,20 @@ impl Demand {
         self
     }
 
+    /// There must be shared locks.
+    #[must_use]
+    pub fn shared(mut self) -> Self {
+        self.shared = true;
+        self
+    }
+
+    /// There must be permits.
+    #[must_use]
+    pub fn permits(mut self) -> Self {
+        self.permits = true;
+        self
+    }
+
     /// Exclusion at least this wide.
     #[must_use]
     pub fn scope(mut self, at_least: Scope) -> Self {
@@ -238,6 +270,8 @@ impl Demand {
             }
             Demand { push: true, .. } if has.wake != WakeBy::Push => short("waking by", &WakeBy::Push, &has.wake),
             Demand { fair: true, .. } if !has.fair => Some("waiters served in order".to_owned()),
+            Demand { shared: true, .. } if !has.shared => Some(SHARED.to_owned()),
+            Demand { permits: true, .. } if !has.permits => Some(PERMITS.to_owned()),
             Demand { scope: Some(need), .. } if *need > has.scope => short("scope", need, &has.scope),
             _ => None,
         }

@@ -2,12 +2,15 @@
 
 use std::{
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
+    slice,
     sync::Arc,
     task::Poll,
 };
 
-use crate::{Guard, Key, Lease, LockError, LossReason, OnLost, ReleaseMode, ReleaseOutcome, shared::Shared};
+use crate::{
+    Guard, Guards, Key, Lease, LockError, LossReason, Mode, OnLost, ReleaseMode, ReleaseOutcome, shared::Shared,
+};
 
 tokio::task_local! {
     static RUNNING: Arc<Frame>;
@@ -21,8 +24,30 @@ struct Frame {
     around: Option<Arc<Frame>>,
 }
 
+/// What a body runs under.
+pub(crate) trait Releasable {
+    fn lease(&self) -> &Lease;
+    fn shared(&self) -> &Arc<Shared>;
+    /// As [`Guard::release`].
+    fn give_back(self) -> impl Future<Output = Result<ReleaseOutcome, LockError>> + Send;
+}
+
+impl Releasable for Guard {
+    fn lease(&self) -> &Lease {
+        self.lease()
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        self.shared()
+    }
+
+    async fn give_back(self) -> Result<ReleaseOutcome, LockError> {
+        self.release().await
+    }
+}
+
 impl Frame {
-    fn new(guard: &Guard) -> Self {
+    fn new(guard: &impl Releasable) -> Self {
         let around = RUNNING.try_with(Arc::clone).ok();
         Frame { lease: guard.lease().clone(), locker: id(guard.shared()), task: tokio::task::try_id(), around }
     }
@@ -47,8 +72,9 @@ pub fn current() -> Option<Lease> {
     RUNNING.try_with(|frame| frame.lease.clone()).ok()
 }
 
-/// Whether the calling task is inside a body that holds `key` and will go on holding it.
-pub(crate) fn would_wait_for_itself(shared: &Arc<Shared>, key: &Key) -> bool {
+/// Whether the calling task is inside a body that holds `key`, will go on holding it, and so keeps itself from having it
+/// in this `mode`.
+pub(crate) fn would_wait_for_itself(shared: &Arc<Shared>, key: &Key, mode: Mode) -> bool {
     let holds = |frame: &Frame| {
         let hold = &frame.lease.0;
         // A lease that ends by itself ends the wait, too; and a task polled inside of the body is not the body.
@@ -56,10 +82,15 @@ pub(crate) fn would_wait_for_itself(shared: &Arc<Shared>, key: &Key) -> bool {
         frame.locker == id(shared) && hold.claim.key == *key && hold.is_held() && certain
     };
     let search = |frame: &Arc<Frame>| {
-        let mut next = Some(frame);
+        let (mut next, mut permits) = (Some(frame), 0);
         while let Some(frame) = next {
             if holds(frame) {
-                return true;
+                permits += 1;
+                match (frame.lease.0.claim.mode, mode) {
+                    (Mode::Shared, Mode::Shared) => {}
+                    (Mode::Permit { .. }, Mode::Permit { of }) if permits < of.get() => {}
+                    _ => return true,
+                }
             }
             next = frame.around.as_ref();
         }
@@ -69,12 +100,13 @@ pub(crate) fn would_wait_for_itself(shared: &Arc<Shared>, key: &Key) -> bool {
 }
 
 /// Runs `body` under `guard`, and releases.
-pub(crate) async fn run<F, Fut>(
-    guard: Guard,
+pub(crate) async fn run<G, F, Fut>(
+    guard: G,
     (on_lost, release): (OnLost, ReleaseMode),
     body: F,
 ) -> Result<Fut::Output, LockError>
 where
+    G: Releasable,
     F: FnOnce(Lease) -> Fut,
     Fut: Future,
 {
@@ -83,7 +115,7 @@ where
     let value = {
         let body = pin!(RUNNING.scope(Arc::new(frame), body(lease.clone())));
         match on_lost {
-            OnLost::Cancel => while_held(&lease, body).await?,
+            OnLost::Cancel => while_held(slice::from_ref(&lease), async { _ = lease.lost().await }, body).await?,
             OnLost::Finish => body.await,
         }
         // The body is dropped here, before anyone else can have the lock.
@@ -92,17 +124,60 @@ where
         drop(guard);
         return Ok(value);
     }
-    let released = guard.release().await;
+    let released = guard.give_back().await;
+    was_held_to_the_end(&lease, on_lost, released).map(|()| value)
+}
+
+/// The same under several.
+pub(crate) async fn run_all<F: Future>(
+    guards: Guards,
+    (on_lost, release): (OnLost, ReleaseMode),
+    body: F,
+) -> Result<F::Output, LockError> {
+    let leases = guards.leases();
+    let mut frame = RUNNING.try_with(Arc::clone).ok();
+    for guard in &guards {
+        frame = Some(Arc::new(Frame { around: frame, ..Frame::new(guard) }));
+    }
+    let value = {
+        let body = pin!(async {
+            match frame {
+                Some(frame) => RUNNING.scope(frame, body).await,
+                None => body.await,
+            }
+        });
+        match on_lost {
+            OnLost::Cancel => while_held(&leases, async { _ = guards.lost().await }, body).await?,
+            OnLost::Finish => body.await,
+        }
+    };
+    if release == ReleaseMode::Background {
+        drop(guards);
+        return Ok(value);
+    }
+    let released = guards.release_each().await;
+    for (lease, released) in leases.iter().zip(released) {
+        was_held_to_the_end(lease, on_lost, released)?;
+    }
+    Ok(value)
+}
+
+/// What the release after a body says of the body.
+fn was_held_to_the_end(
+    lease: &Lease,
+    on_lost: OnLost,
+    released: Result<ReleaseOutcome, LockError>,
+) -> Result<(), LockError> {
     match released {
         // Ours by the clock to the last, and yet the store had it for somebody else: they may have run together.
         Ok(ReleaseOutcome::AlreadyLost) if on_lost == OnLost::Cancel && lease.0.within_its_time() => {
             let reason = LossReason::Stolen;
             Err(LockError::Lost { key: lease.key().clone(), token: lease.fencing_token(), reason })
         }
-        Ok(_) => Ok(value),
+        Ok(_) => Ok(()),
         Err(error) => {
             tracing::warn!(target: "tasklock", "body done, release failed: {error}");
-            Ok(value)
+            Ok(())
         }
     }
 }
@@ -113,19 +188,27 @@ pub(crate) fn run_blocking<T>(guard: &Guard, body: impl FnOnce(Lease) -> T) -> T
     RUNNING.sync_scope(Arc::new(Frame::new(guard)), || body(lease))
 }
 
-/// Polls the body as long as the lock is held, and not once after.
-async fn while_held<F: Future>(lease: &Lease, mut body: std::pin::Pin<&mut F>) -> Result<F::Output, LockError> {
-    let mut lost = pin!(lease.lost());
+/// Polls the body as long as the locks are held, and not once after. `lost` completes when one of them is lost.
+async fn while_held<F: Future>(
+    leases: &[Lease],
+    lost: impl Future<Output = ()>,
+    mut body: Pin<&mut F>,
+) -> Result<F::Output, LockError> {
+    let mut lost = pin!(lost);
+    let gone = || leases.iter().find(|lease| !lease.is_held()).map(|lease| lease.0.lost_error());
     poll_fn(|cx| {
         // The clock is asked, not only the keeper: a process that was paused finds its deadline passed before anyone
         // has told it.
-        if !lease.is_held() {
-            return Poll::Ready(Err(lease.0.lost_error()));
+        if let Some(error) = gone() {
+            return Poll::Ready(Err(error));
         }
         if let Poll::Ready(value) = body.as_mut().poll(cx) {
-            return Poll::Ready(if lease.is_held() { Ok(value) } else { Err(lease.0.lost_error()) });
+            return Poll::Ready(gone().map_or(Ok(value), Err));
         }
-        lost.as_mut().poll(cx).map(|_| Err(lease.0.lost_error()))
+        match (lost.as_mut().poll(cx), gone()) {
+            (Poll::Ready(()), Some(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Pending,
+        }
     })
     .await
 }

@@ -3,7 +3,8 @@
 use std::{any::Any, fmt, sync::Arc};
 
 use crate::{
-    AsyncLock, Attempt, Capabilities, Claim, Event, Key, MemoryLock, Released, Renewed, Request, State, Wake,
+    AsyncLock, Attempt, BackendError, Capabilities, Claim, Event, Key, MemoryLock, Released, Renewed, Request, State,
+    Together, Wake,
     lock::{BoxFuture, Powers, StepResult},
 };
 
@@ -13,6 +14,8 @@ pub(crate) trait DynLock: Send + Sync {
     fn try_acquire_now(&self, request: &Request) -> Option<StepResult<Attempt>>;
     fn release_now(&self, claim: &Claim) -> Option<StepResult<Released>>;
     fn try_acquire(self: Arc<Self>, request: Request) -> BoxFuture<'static, StepResult<Attempt>>;
+    /// Fails without the power.
+    fn try_acquire_all(self: Arc<Self>, requests: Vec<Request>) -> BoxFuture<'static, StepResult<Together>>;
     fn wait<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, StepResult<Wake>>;
     fn renew<'a>(&'a self, claims: &'a [Claim]) -> BoxFuture<'a, Vec<StepResult<Renewed>>>;
     fn release<'a>(&'a self, claim: &'a Claim) -> BoxFuture<'a, StepResult<Released>>;
@@ -40,6 +43,15 @@ impl<B: AsyncLock> DynLock for B {
 
     fn try_acquire(self: Arc<Self>, request: Request) -> BoxFuture<'static, StepResult<Attempt>> {
         Box::pin(async move { AsyncLock::try_acquire(&*self, &request).await })
+    }
+
+    fn try_acquire_all(self: Arc<Self>, requests: Vec<Request>) -> BoxFuture<'static, StepResult<Together>> {
+        Box::pin(async move {
+            match AsyncLock::powers(&*self).many {
+                Some(power) => power.try_acquire_all(&requests).await,
+                None => Err(BackendError::fatal("several locks in one step: not on this backend")),
+            }
+        })
     }
 
     fn wait<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, StepResult<Wake>> {

@@ -29,6 +29,8 @@ pub struct Guard {
     core: Arc<Core>,
     hold: Held,
     armed: bool,
+    /// Whether it was given back before its minimum hold was over, and has waited for that.
+    kept_back: bool,
 }
 
 /// What a guard knows its hold by.
@@ -44,15 +46,17 @@ pub enum ReleaseOutcome {
     Released,
     /// It had been lost before; nothing was released.
     AlreadyLost,
+    /// Its minimum hold is not over yet: it is held in the background until then, and given back.
+    KeptBack,
 }
 
 impl Guard {
     pub(crate) fn new(core: Arc<Core>, hold: Arc<Hold>) -> Self {
-        Guard { core, hold: Held::Grown(Lease(hold)), armed: true }
+        Guard { core, hold: Held::Grown(Lease(hold)), armed: true, kept_back: false }
     }
 
     pub(crate) fn young(core: Arc<Core>, young: Young) -> Self {
-        Guard { core, hold: Held::Young { young, lease: OnceLock::new() }, armed: true }
+        Guard { core, hold: Held::Young { young, lease: OnceLock::new() }, armed: true, kept_back: false }
     }
 
     /// The lease, as a handle that outlives the guard without holding the lock.
@@ -101,7 +105,8 @@ impl Guard {
         }
     }
 
-    /// Gives the lock back and waits until the store has it, up to 5 s; after that it goes on in the background.
+    /// Gives the lock back and waits until the store has it, up to 5 s; after that it goes on in the background. It is
+    /// not waited for either if a minimum hold keeps it back.
     ///
     /// # Errors
     ///
@@ -126,6 +131,9 @@ impl Guard {
         self.armed = false;
         if self.release_if_young() {
             return Ok(ReleaseOutcome::Released);
+        }
+        if self.keep_back() {
+            return Ok(ReleaseOutcome::KeptBack);
         }
         let (shared, hold) = (self.shared().clone(), self.lease().0.clone());
         if let Some(outcome) = shared.release_at_once(&hold) {
@@ -158,6 +166,21 @@ impl Guard {
         &self.core.shared
     }
 
+    /// Whether the minimum hold is still to come to its end: then another guard sees to the rest.
+    fn keep_back(&self) -> bool {
+        let Held::Grown(lease) = &self.hold else { return false };
+        let (shared, kept_back) = (self.shared(), self.kept_back);
+        let until = lease.0.min_until.filter(|until| !kept_back && *until > shared.clock.now() && lease.is_held());
+        let Some(until) = until else { return false };
+        let (clock, lease) = (shared.clock, lease.clone());
+        let later = Guard { core: self.core.clone(), hold: Held::Grown(lease), armed: true, kept_back: true };
+        shared.drive(Box::pin(async move {
+            clock.sleep_until(until).await;
+            drop(later);
+        }));
+        true
+    }
+
     fn deadline_if_young(&self) -> Option<Mono> {
         match &self.hold {
             Held::Young { young, lease } if lease.get().is_none() => self.shared().nursery.deadline_of(young),
@@ -185,7 +208,7 @@ impl Deref for Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.armed && !self.release_if_young() {
+        if self.armed && !self.release_if_young() && !self.keep_back() {
             self.shared().release_in_background(&self.lease().0);
         }
     }

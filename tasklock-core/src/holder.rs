@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::FencingToken;
+use crate::{FencingToken, Nonce};
 
 /// Who a locker acquires for; what others read when they find a lock held. Cheap to clone: nothing is counted for the
 /// process's own name, which is what nearly every lock is taken under.
@@ -142,13 +142,17 @@ pub struct Holder {
     pub remaining: Option<Duration>,
     /// Its fencing token.
     pub token: Option<FencingToken>,
+    /// Which acquisition it is.
+    pub nonce: Option<Nonce>,
+    /// How long ago it gave its last sign of life: when it acquired, or renewed.
+    pub silent: Option<Duration>,
 }
 
 impl Holder {
     /// A holder of whom no more is known than this.
     #[must_use]
     pub fn new(owner: Owner) -> Self {
-        Holder { owner, held: None, remaining: None, token: None }
+        Holder { owner, held: None, remaining: None, token: None, nonce: None, silent: None }
     }
 
     /// Since when, as a duration.
@@ -171,6 +175,13 @@ impl Holder {
         self.token = Some(token);
         self
     }
+
+    /// By which acquisition, and how long ago it gave its last sign of life: what it takes to tell a stale one.
+    #[must_use]
+    pub fn last_heard(mut self, nonce: Nonce, silent: Duration) -> Self {
+        (self.nonce, self.silent) = (Some(nonce), Some(silent));
+        self
+    }
 }
 
 impl Holder {
@@ -178,7 +189,8 @@ impl Holder {
     pub(crate) fn aged(&self, by: Duration) -> Self {
         let held = self.held.map(|held| held + by);
         let remaining = self.remaining.and_then(|left| left.checked_sub(by)).filter(|left| !left.is_zero());
-        Holder { held, remaining, ..self.clone() }
+        // Whether it was heard of since, nobody has asked.
+        Holder { held, remaining, silent: None, ..self.clone() }
     }
 }
 
@@ -199,8 +211,10 @@ impl fmt::Display for Holder {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct State {
-    /// Who holds it, if anyone does.
+    /// Who holds it, if anyone does. If it is shared, one of those who do.
     pub holder: Option<Arc<Holder>>,
+    /// The others who hold it, if it is shared and the store knows them.
+    pub others: Vec<Arc<Holder>>,
     /// How many wait for it, where the store knows.
     pub waiters: Option<u64>,
 }
@@ -209,7 +223,19 @@ impl State {
     /// A key held by `holder`, or free, with this many waiters.
     #[must_use]
     pub fn new(holder: Option<Arc<Holder>>, waiters: Option<u64>) -> Self {
-        State { holder, waiters }
+        State { holder, others: Vec::new(), waiters }
+    }
+
+    /// The same key, held by these as well.
+    #[must_use]
+    pub fn shared_with(mut self, others: Vec<Arc<Holder>>) -> Self {
+        self.others = others;
+        self
+    }
+
+    /// All who hold it, as far as the store knows them.
+    pub fn holders(&self) -> impl Iterator<Item = &Arc<Holder>> {
+        self.holder.iter().chain(&self.others)
     }
 
     /// Whether nobody holds it.

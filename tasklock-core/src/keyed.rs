@@ -1,10 +1,12 @@
 //! One key with options of its own.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, num::NonZeroU32};
 
 use crate::{
-    Guard, InvalidKey, Key, Lease, LockError, Locker, OnLost, ReleaseMode, Renew, RetryPolicy, Ttl, Wait,
-    acquire::acquire, blocking, current, options::Options,
+    Guard, InvalidKey, InvalidOption, Key, Lease, LockError, Locker, Mode, OnLost, ReleaseMode, Wait,
+    acquire::acquire,
+    blocking, current,
+    options::{Options, setters},
 };
 
 /// A lock on one key, made by [`Locker::key`]: with options for this call, or to be used again and again.
@@ -37,46 +39,22 @@ impl KeyLock {
         KeyLock { target, options: None }
     }
 
-    /// How long the lease lasts without renewal: 50 ms to 24 h.
-    pub fn ttl(self, ttl: impl Into<Ttl>) -> Self {
-        let ttl = ttl.into();
-        self.set(|options| options.ttl = ttl)
+    setters!();
+
+    /// Shared with others who want it shared, and with nobody else: a read lock. [`Locker::rw`] has both sides.
+    ///
+    /// On a backend without shared locks, whatever is called next says [`LockError::Unsupported`].
+    pub fn shared(self) -> Self {
+        self.in_mode(Ok(Mode::Shared))
     }
 
-    /// How long to wait for it.
-    pub fn wait(self, wait: impl Into<Wait>) -> Self {
-        let wait = wait.into();
-        self.set(|options| options.wait = wait)
-    }
-
-    /// The pauses between attempts on a store that cannot wake its waiters.
-    pub fn retry(self, retry: RetryPolicy) -> Self {
-        self.set(|options| options.retry = retry)
-    }
-
-    /// When the lease is renewed.
-    pub fn renew(self, renew: Renew) -> Self {
-        self.set(|options| options.renew = renew)
-    }
-
-    /// The longest it is held, renewed or not.
-    pub fn max_hold(self, max: Duration) -> Self {
-        self.set(|options| options.max_hold = Some(max))
-    }
-
-    /// What becomes of a synchronized body if the lock is lost.
-    pub fn on_lost(self, on_lost: OnLost) -> Self {
-        self.set(|options| options.on_lost = on_lost)
-    }
-
-    /// Whether the end of a synchronized body waits for the release.
-    pub fn release_mode(self, mode: ReleaseMode) -> Self {
-        self.set(|options| options.release = mode)
-    }
-
-    /// How long a failing store is asked again before the acquisition fails.
-    pub fn patience(self, patience: Duration) -> Self {
-        self.set(|options| options.patience = patience)
+    /// One of `of` permits: it is granted as long as fewer are held. [`Locker::semaphore`] has more.
+    ///
+    /// On a backend without permits, whatever is called next says [`LockError::Unsupported`]; if there are to be none,
+    /// [`LockError::InvalidOption`].
+    pub fn permits(self, of: u32) -> Self {
+        let mode = NonZeroU32::new(of).map(|of| Mode::Permit { of });
+        self.in_mode(mode.ok_or_else(|| InvalidOption::new("permits", of, "it is at least 1")))
     }
 
     /// Acquires it.
@@ -173,15 +151,35 @@ impl KeyLock {
         self.options.as_deref().unwrap_or(&locker.core().options)
     }
 
-    fn set(mut self, set: impl FnOnce(&mut Options)) -> Self {
+    pub(crate) fn set(mut self, set: impl Fn(&mut Options)) -> Self {
         if let Ok((locker, _)) = &self.target {
             set(self.options.get_or_insert_with(|| Box::new(locker.core().options.clone())));
         }
         self
     }
 
+    fn in_mode(mut self, mode: Result<Mode, InvalidOption>) -> Self {
+        let known = self.locker().and_then(|locker| {
+            let mode = mode?;
+            locker.capabilities().check(mode).map(|()| mode)
+        });
+        match known {
+            Ok(mode) => self.set(|options| options.mode = mode),
+            Err(error) => {
+                self.target = Err(error);
+                self
+            }
+        }
+    }
+
     pub(crate) fn locker(&self) -> Result<&Locker, LockError> {
         self.target.as_ref().map(|(locker, _)| locker).map_err(Clone::clone)
+    }
+
+    /// What is to be locked, and how.
+    pub(crate) fn wanted(&self) -> Result<(&Key, &Options), LockError> {
+        let (locker, key) = self.target.as_ref().map_err(Clone::clone)?;
+        Ok((key, self.options(locker)))
     }
 
     /// What happens at the end of a body, foreseen or not.

@@ -134,6 +134,8 @@ pub(crate) struct Hold {
     unknown_ttl: AtomicU64,
     /// No deadline goes beyond the maximum hold.
     max_until: Mono,
+    /// Who releases sooner has it kept back until then.
+    pub(crate) min_until: Option<Mono>,
     failing: AtomicBool,
     /// Granted for less than its ttl, until the first renewal.
     confirming: AtomicBool,
@@ -185,6 +187,7 @@ impl Hold {
             ttl: AtomicU64::new(ttl),
             unknown_ttl: AtomicU64::new(if claim.unsettled { ttl } else { u64::MAX }),
             max_until,
+            min_until: options.min_hold.map(|min| now.after(min)),
             failing: AtomicBool::new(false),
             confirming: AtomicBool::new(false),
             unanswered: AtomicU8::new(0),

@@ -11,7 +11,8 @@
 //!                         memory │ redis │ dynamo │ file │ socket │ rabbitmq │ yours
 //! ```
 //!
-//! - To **use** a lock: [`Locker`], [`Guard`], [`Lease`], [`KeyLock`], [`blocking`].
+//! - To **use** a lock: [`Locker`], [`Guard`], [`Lease`], [`KeyLock`], [`RwKey`], [`Semaphore`],
+//!   [`AllKeys`], [`AnyKey`], [`ReentrantKey`], [`blocking`].
 //! - To **set one up**: [`LockerBuilder`], [`Demand`], [`Observer`].
 //! - To **protect a store** from late writers: [`FencingToken`], [`Fence`].
 //! - To **write a backend**: [`AsyncLock`] has the recipe, [`memory`] is an example; `testing` (a feature) has the
@@ -27,6 +28,9 @@
 #[path = "private.rs"]
 pub mod __private;
 mod acquire;
+mod admin;
+mod all;
+mod any;
 pub mod blocking;
 mod builder;
 mod capabilities;
@@ -36,9 +40,11 @@ mod encode;
 mod erased;
 mod error;
 mod guard;
+mod guards;
 mod holder;
 #[cfg(feature = "axum")]
 mod http;
+mod join;
 mod keeper;
 mod key;
 mod keyed;
@@ -51,20 +57,27 @@ mod nursery;
 mod observer;
 mod options;
 mod queue;
+mod reentrant;
 mod registry;
 mod release;
 mod request;
 mod retry;
 mod runtime;
+mod rw;
 mod scope;
+mod semaphore;
 mod shards;
 mod shared;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod together;
 mod token;
 mod withdrawn;
 
 pub use crate::{
+    admin::Status,
+    all::AllKeys,
+    any::AnyKey,
     builder::LockerBuilder,
     capabilities::{Capabilities, Demand, Expiry, Fencing, Loss, Scope, WakeBy},
     clock::{Clock, Mono, wall_micros},
@@ -72,6 +85,7 @@ pub use crate::{
     encode::{KeyWriter, LockKey},
     error::{Applied, BackendError, InvalidOption, InvalidUrl, LockError, LossReason},
     guard::{Guard, ReleaseOutcome},
+    guards::Guards,
     holder::{Holder, Owner, State},
     key::{IntoKey, InvalidKey, Key},
     keyed::KeyLock,
@@ -82,9 +96,12 @@ pub use crate::{
     nonce::Nonce,
     observer::{Observed, Observer},
     options::{OnLost, ReleaseMode, Renew, Ttl, Wait},
+    reentrant::{ReentrantGuard, ReentrantKey},
     request::{Attempt, Busy, Claim, Event, Grant, Intent, Mode, Released, Renewed, Request, Together, Validity, Wake},
     retry::RetryPolicy,
+    rw::RwKey,
     scope::{default_locker, install_default, scope},
+    semaphore::Semaphore,
     token::{Fence, FencingToken, StaleToken},
     withdrawn::Withdrawn,
 };

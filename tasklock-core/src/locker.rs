@@ -3,8 +3,8 @@
 use std::{fmt, future::Future, sync::Arc};
 
 use crate::{
-    AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockerBuilder, State, acquire::acquire,
-    blocking, runtime::InRuntime, shared::Core,
+    AllKeys, AnyKey, AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockerBuilder, ReentrantKey,
+    RwKey, Semaphore, acquire::acquire, blocking, runtime::InRuntime, shared::Core,
 };
 
 /// Locks by name, over some backend. Cheap to clone; one type whatever the backend.
@@ -153,41 +153,51 @@ impl Locker {
         KeyLock::new(Ok(self.clone()), key.into_key_in(&self.core.prefix))
     }
 
-    /// What the store says of `key`: its holder, and how many wait.
+    /// `key` as a read-write lock: any number of readers together, or one writer alone.
     ///
     /// # Errors
     ///
-    /// [`LockError::Backend`], [`LockError::InvalidKey`].
-    ///
-    /// # Cancel safety
-    ///
-    /// It only reads; dropping it costs nothing.
-    pub async fn inspect(&self, key: impl IntoKey) -> Result<State, LockError> {
-        let key = key.into_key_in(&self.core.prefix)?;
-        self.core.shared.ask(self.core.shared.backend.inspect(&key)).await
+    /// [`LockError::Unsupported`] if the backend has no shared locks; [`LockError::InvalidKey`].
+    pub fn rw(&self, key: impl IntoKey) -> Result<RwKey, LockError> {
+        RwKey::new(self.key(key))
     }
 
-    /// Takes `key` from whoever holds it and lets the next waiter in; whether somebody held it. A holder that renews
-    /// notices at its next renewal, one that does not at its release; the first reports it as [`LossReason::Stolen`](crate::LossReason::Stolen); its fencing
-    /// token is refused from the next holder's first write on.
+    /// `key` as a semaphore: at most `permits` of those who ask for it hold it together.
     ///
     /// # Errors
     ///
-    /// [`LockError::Unsupported`] if the backend has no such power; [`LockError::Backend`];
+    /// [`LockError::Unsupported`] if the backend has no permits; [`LockError::InvalidOption`] if there are to be none;
     /// [`LockError::InvalidKey`].
+    pub fn semaphore(&self, key: impl IntoKey, permits: u32) -> Result<Semaphore, LockError> {
+        Semaphore::new(self.key(key), permits)
+    }
+
+    /// `key` as a lock that `owner` may take again while holding it.
     ///
-    /// # Cancel safety
+    /// # Errors
     ///
-    /// Dropped, it may or may not have broken the lock.
-    pub async fn break_lock(&self, key: impl IntoKey) -> Result<bool, LockError> {
-        let key = key.into_key_in(&self.core.prefix)?;
-        let shared = &self.core.shared;
-        let Some(power) = shared.backend.powers().administer else {
-            return Err(LockError::Unsupported { backend: shared.backend_name(), what: "breaking locks".to_owned() });
-        };
-        let broken = shared.ask(power.revoke(&key, None)).await?;
-        tracing::warn!(target: "tasklock", key = %shared.shown(&key), backend = shared.backend_name(), broken, "lock broken");
-        Ok(broken)
+    /// [`LockError::InvalidOption`] for an owner that is empty or longer than 512 bytes; [`LockError::InvalidKey`].
+    pub fn reentrant(&self, key: impl IntoKey, owner: impl AsRef<str>) -> Result<ReentrantKey, LockError> {
+        ReentrantKey::new(self.key(key), owner.as_ref())
+    }
+
+    /// Several keys together: all of them, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidKey`] for the first name that no lock can have; [`LockError::InvalidOption`] if there is no
+    /// key.
+    pub fn all<K: IntoKey>(&self, keys: impl IntoIterator<Item = K>) -> Result<AllKeys, LockError> {
+        AllKeys::new(self, keys)
+    }
+
+    /// Whichever of several keys is free.
+    ///
+    /// # Errors
+    ///
+    /// As [`all`](Locker::all).
+    pub fn any<K: IntoKey>(&self, keys: impl IntoIterator<Item = K>) -> Result<AnyKey, LockError> {
+        AnyKey::new(self, keys)
     }
 
     /// The same locks for synchronous code.

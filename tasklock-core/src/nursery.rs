@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    Claim, FencingToken, Key, LossReason, MemoryLock, Mono, Nonce, ReleaseOutcome, Ttl, Validity,
+    Claim, FencingToken, Key, LossReason, MemoryLock, Mode, Mono, Nonce, ReleaseOutcome, Ttl, Validity,
     lease::{self, Hold},
     options::Options,
     shards::lock,
@@ -62,11 +62,11 @@ impl Nursery {
         nursery
     }
 
-    /// A hold of `key`, if nobody holds or awaits it and these settings are those of the locker.
+    /// A hold of `key` alone, if nobody holds or awaits it and these settings are those of the locker.
     pub(crate) fn acquire(&self, shared: &Shared, key: &Key, options: &Options, now: Mono) -> Option<Young> {
         let store = self.store.as_ref()?;
         let same = options.ttl == self.options.ttl && options.renew == self.options.renew;
-        if !same || options.max_hold.is_some() {
+        if !same || options.mode != Mode::Exclusive || options.bounds_its_hold() {
             return None;
         }
         let mut young = Young { key: key.clone(), nonce: Nonce::fresh(), token: FencingToken::NONE, since: now };

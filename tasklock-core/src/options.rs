@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{InvalidOption, Owner, RetryPolicy};
+use crate::{InvalidOption, Mode, Owner, RetryPolicy};
 
 /// The shortest and longest lease.
 const TTL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(24 * 3600));
@@ -93,11 +93,13 @@ pub enum ReleaseMode {
 /// All settings of one acquisition.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
+    pub(crate) mode: Mode,
     pub(crate) ttl: Ttl,
     pub(crate) wait: Wait,
     pub(crate) retry: RetryPolicy,
     pub(crate) renew: Renew,
     pub(crate) max_hold: Option<Duration>,
+    pub(crate) min_hold: Option<Duration>,
     pub(crate) on_lost: OnLost,
     pub(crate) release: ReleaseMode,
     pub(crate) owner: Owner,
@@ -110,11 +112,13 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) fn new(owner: Owner) -> Self {
         Options {
+            mode: Mode::Exclusive,
             ttl: Ttl::For(Duration::from_secs(30)),
             wait: Wait::Forever,
             retry: RetryPolicy::default(),
             renew: Renew::Auto,
             max_hold: None,
+            min_hold: None,
             on_lost: OnLost::Cancel,
             release: ReleaseMode::Await,
             owner,
@@ -126,6 +130,11 @@ impl Options {
     /// Whether there is to be one attempt only.
     pub(crate) fn is_try(&self) -> bool {
         matches!(self.wait, Wait::Try | Wait::For(Duration::ZERO))
+    }
+
+    /// Whether there is a shortest or a longest time to hold.
+    pub(crate) fn bounds_its_hold(&self) -> bool {
+        self.min_hold.is_some() || self.max_hold.is_some()
     }
 
     pub(crate) fn check(&self) -> Result<(), InvalidOption> {
@@ -147,6 +156,15 @@ impl Options {
                 return Err(InvalidOption::new("max_hold", d, "it is at least 50 ms"));
             }
         }
+        if let Some(d) = self.min_hold {
+            let unrenewed = if self.renew == Renew::Off { self.ttl.duration() } else { None };
+            let most = [Some(TTL.1), self.max_hold, unrenewed].into_iter().flatten().min().unwrap_or(TTL.1);
+            if d > most {
+                let limit =
+                    format!("it is at most {most:?}: 24 h, the maximum hold, and the ttl if that is not renewed");
+                return Err(InvalidOption::new("min_hold", d, limit));
+            }
+        }
         if self.patience > LONGEST_WAIT {
             return Err(InvalidOption::new("patience", self.patience, "it is at most 30 days"));
         }
@@ -156,6 +174,60 @@ impl Options {
         Ok(())
     }
 }
+
+/// The options of one call, the same on everything that acquires; it has a method `set`.
+macro_rules! setters {
+    () => {
+        /// How long the lease lasts without renewal: 50 ms to 24 h.
+        pub fn ttl(self, ttl: impl Into<$crate::Ttl>) -> Self {
+            let ttl = ttl.into();
+            self.set(|options| options.ttl = ttl)
+        }
+
+        /// How long to wait for it.
+        pub fn wait(self, wait: impl Into<$crate::Wait>) -> Self {
+            let wait = wait.into();
+            self.set(|options| options.wait = wait)
+        }
+
+        /// The pauses between attempts on a store that cannot wake its waiters.
+        pub fn retry(self, retry: $crate::RetryPolicy) -> Self {
+            self.set(|options| options.retry = retry)
+        }
+
+        /// When the lease is renewed.
+        pub fn renew(self, renew: $crate::Renew) -> Self {
+            self.set(|options| options.renew = renew)
+        }
+
+        /// The longest it is held, renewed or not.
+        pub fn max_hold(self, max: std::time::Duration) -> Self {
+            self.set(|options| options.max_hold = Some(max))
+        }
+
+        /// The shortest it is held: who releases it sooner has it kept back in the background until then. For work
+        /// that is to be done once in a while, however many instances come by.
+        pub fn min_hold(self, min: std::time::Duration) -> Self {
+            self.set(|options| options.min_hold = Some(min))
+        }
+
+        /// What becomes of a synchronized body if the lock is lost.
+        pub fn on_lost(self, on_lost: $crate::OnLost) -> Self {
+            self.set(|options| options.on_lost = on_lost)
+        }
+
+        /// Whether the end of a synchronized body waits for the release.
+        pub fn release_mode(self, mode: $crate::ReleaseMode) -> Self {
+            self.set(|options| options.release = mode)
+        }
+
+        /// How long a failing store is asked again before the acquisition fails.
+        pub fn patience(self, patience: std::time::Duration) -> Self {
+            self.set(|options| options.patience = patience)
+        }
+    };
+}
+pub(crate) use setters;
 
 #[cfg(test)]
 mod tests {
@@ -179,6 +251,12 @@ mod tests {
         assert!(with(|o| o.renew = Renew::Every(Duration::from_secs(30))).is_err());
         assert!(with(|o| o.renew = Renew::Every(Duration::ZERO)).is_err());
         assert!(with(|o| o.max_hold = Some(Duration::from_millis(1))).is_err());
+        assert!(with(|o| o.min_hold = Some(Duration::from_secs(3600))).is_ok());
+        assert!(with(|o| o.min_hold = Some(Duration::from_secs(86_401))).is_err());
+        let e = with(|o| (o.min_hold, o.renew) = (Some(Duration::from_secs(31)), Renew::Off)).unwrap_err();
+        assert!(e.to_string().contains("min_hold = 31s") && e.to_string().contains("30s"), "{e}");
+        let e = with(|o| (o.min_hold, o.max_hold) = (Some(Duration::from_secs(3)), Some(Duration::from_secs(2))));
+        assert!(e.is_err());
         assert!(with(|o| o.patience = Duration::MAX).is_err());
         assert_eq!(Wait::from(Duration::ZERO), Wait::Try);
     }

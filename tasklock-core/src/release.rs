@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    Applied, Attempt, BackendError, Claim, Mono, ReleaseOutcome, Released,
+    Applied, Attempt, BackendError, Claim, Mono, ReleaseOutcome, Released, Together, Ttl,
     lease::{Hold, Phase},
     lock::{BoxFuture, StepResult},
     retry::RetryPolicy,
@@ -45,16 +45,38 @@ pub(crate) async fn withdraw(
     let owned = claim.clone();
     let unfinished = Unfinished { shared: &shared, claim: &owned, done: false };
     if let Some(call) = call {
-        // Longer than its lease would last it is not waited for: by then it has nothing.
-        let patience = claim.ttl.duration().unwrap_or(PERMANENT_AT_SHUTDOWN);
-        match tokio::time::timeout(patience, call).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(e)) if e.applied() == Applied::No => {}
-            Ok(Err(_)) | Err(_) => claim.unsettled = true,
-        }
+        claim.unsettled |= drive_out(call, claim.ttl).await;
     }
     let released = repeat(&shared, &claim, Mono::from_nanos(0)).await;
     unfinished.finish(released.as_ref().err());
+}
+
+/// The same for an attempt at several. None waits for another's release.
+pub(crate) async fn withdraw_all(
+    shared: Arc<Shared>,
+    claims: Vec<Claim>,
+    call: Option<BoxFuture<'static, StepResult<Together>>>,
+) {
+    let ttl = claims.first().map_or(Ttl::Never, |claim| claim.ttl);
+    let unsettled = match call {
+        Some(call) => drive_out(call, ttl).await,
+        None => false,
+    };
+    for mut claim in claims {
+        claim.unsettled |= unsettled;
+        shared.drive(Box::pin(withdraw(shared.clone(), claim, None)));
+    }
+}
+
+/// Drives an attempt to its answer; whether it may reach the store yet.
+async fn drive_out<T>(call: BoxFuture<'static, StepResult<T>>, ttl: Ttl) -> bool {
+    // Longer than its lease would last it is not waited for: by then it has nothing.
+    let patience = ttl.duration().unwrap_or(PERMANENT_AT_SHUTDOWN);
+    match tokio::time::timeout(patience, call).await {
+        Ok(Ok(_)) => false,
+        Ok(Err(error)) => error.applied() == Applied::Unknown,
+        Err(_) => true,
+    }
 }
 
 /// Repeats a release until it is answered, or until the ttl has done its work.

@@ -4,7 +4,8 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use crate::{FencingToken, Holder, Key, LossReason, Mono, Nonce, Owner, Ttl};
 
-/// How a lock is wanted. Everything but exclusive is refused unless the backend declares it.
+/// How a lock is wanted. Modes exclude each other: who holds a key in one keeps out who wants it in another. Everything
+/// but exclusive is refused unless the backend declares it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Mode {
@@ -14,7 +15,8 @@ pub enum Mode {
     Shared,
     /// One of so many permits.
     Permit {
-        /// How many there are.
+        /// How many there are. It is each request's own number that decides for it: one of `of` is granted while fewer
+        /// than `of` are held, whatever the others were told.
         of: NonZeroU32,
     },
 }

@@ -29,6 +29,7 @@ use crate::{
     nursery::Nursery,
     options::Options,
     queue::Queue,
+    reentrant::Owners,
     registry::Registry,
     release::{self, Driven},
     runtime::InRuntime,
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) registry: Registry,
     pub(crate) nursery: Nursery,
     pub(crate) queue: Option<Queue>,
+    pub(crate) owners: Owners,
     /// Releases, and calls whose callers are gone. Counts them, and waits for them at shutdown.
     pub(crate) tasks: TaskTracker,
     /// Acquisitions that wait: a shutdown lets them leave the store's queue.

@@ -20,6 +20,8 @@ pub(crate) struct Args {
     pub(crate) wait: Given<Expr>,
     pub(crate) try_only: Given<()>,
     pub(crate) skip_if_locked: Given<()>,
+    pub(crate) shared: Given<()>,
+    pub(crate) permits: Given<Expr>,
     pub(crate) scope: Given<Scope>,
     pub(crate) guard: Given<Ident>,
     pub(crate) on_lost: Given<OnLost>,
@@ -63,13 +65,15 @@ pub(crate) enum Release {
 }
 
 /// Every option, and whether it takes a value.
-const OPTIONS: [(&str, bool); 13] = [
+const OPTIONS: [(&str, bool); 15] = [
     ("key", true),
     ("lock", true),
     ("ttl", true),
     ("wait", true),
     ("try_only", false),
     ("skip_if_locked", false),
+    ("shared", false),
+    ("permits", true),
     ("scope", true),
     ("guard", true),
     ("on_lost", true),
@@ -130,6 +134,8 @@ impl Args {
             "wait" => self.wait.set(at, &text, duration(input, &text)?, cx),
             "try_only" => self.try_only.set(at, &text, (), cx),
             "skip_if_locked" => self.skip_if_locked.set(at, &text, (), cx),
+            "shared" => self.shared.set(at, &text, (), cx),
+            "permits" => self.permits.set(at, &text, permits(input)?, cx),
             "scope" => self.scope.set(at, &text, scope(input)?, cx),
             "guard" => self.guard.set(at, &text, guard(input, names)?, cx),
             "on_lost" => self.on_lost.set(at, &text, on_lost(input)?, cx),
@@ -155,6 +161,9 @@ impl Args {
             if let (Some(_), Some(at)) = (a_at, b_at) {
                 cx.error(at, format!("`{b}` never waits and can't be combined with `{a}`"));
             }
+        }
+        if let (Some(_), Some(at)) = (self.shared.at(), self.permits.at()) {
+            cx.error(at, "a lock is either `shared` or has `permits`: readers are not counted");
         }
         if let (Some(OnLost::Cancel), Some(_)) = (self.on_lost.get(), self.blocking.at()) {
             if let Some(at) = self.on_lost.at() {
@@ -260,6 +269,18 @@ fn duration(input: ParseStream<'_>, option: &str) -> syn::Result<Expr> {
             value.span(),
             format!("`{option}` takes a `Duration`, as in `{option} = Duration::from_secs({seconds})`"),
         ));
+    }
+    Ok(value)
+}
+
+/// An expression for a number, of which what can be seen here is checked here.
+fn permits(input: ParseStream<'_>) -> syn::Result<Expr> {
+    let value: Expr = input.parse()?;
+    if let Expr::Lit(ExprLit { lit, .. }) = &value {
+        let some = matches!(lit, Lit::Int(int) if int.base10_parse::<u32>().is_ok_and(|permits| permits > 0));
+        if !some {
+            return Err(syn::Error::new(value.span(), "`permits` takes a number, at least 1, as in `permits = 4`"));
+        }
     }
     Ok(value)
 }

@@ -196,6 +196,8 @@ impl Expansion {
         let ttl = args.ttl.get().map(|ttl| quote!(.ttl(#ttl)));
         let wait = args.wait.get().map(|wait| quote!(.wait(#wait)));
         let try_only = args.try_only.get().map(|()| quote!(.wait(#krate::Wait::Try)));
+        let shared = args.shared.get().map(|()| quote!(.shared()));
+        let permits = args.permits.get().map(|permits| quote!(.permits(#permits)));
         let on_lost = args.on_lost.get().map(|on_lost| match on_lost {
             OnLost::Cancel => quote!(.on_lost(#krate::OnLost::Cancel)),
             OnLost::Finish => quote!(.on_lost(#krate::OnLost::Finish)),
@@ -206,7 +208,7 @@ impl Expansion {
         });
         quote! {
             let #lock = #krate::__private::key_lock(#locker, #key)
-                #ttl #wait #try_only #on_lost #release;
+                #shared #permits #ttl #wait #try_only #on_lost #release;
         }
     }
 

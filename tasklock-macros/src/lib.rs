@@ -68,6 +68,8 @@ use proc_macro::TokenStream;
 /// | `wait = expr` | how long to wait: a `Duration` or `Wait` | the locker's |
 /// | `try_only` | do not wait: held is an error | |
 /// | `skip_if_locked` | do not wait: held is `()`, `None`, or `Ok` of those | |
+/// | `shared` | beside others that are `shared`: a read lock | exclusive |
+/// | `permits = n` | beside others, as long as fewer than `n`, a `u32`, hold it | exclusive |
 /// | `scope = "name"` | share the lock only with functions of this scope | shared by all |
 /// | `scope = module` | … with functions of this module | |
 /// | `scope = function` | … with no other function (for a method: with none of its name in this module) | |
@@ -88,8 +90,8 @@ use proc_macro::TokenStream;
 /// | anything else | the same | what `on_error` gives; needed |
 /// | no arrow and `on_error` | `()` | what `on_error` does |
 ///
-/// *Refused* is whatever kept the body from running to its end: held too long, no locker, a failing store, an invalid
-/// key, or a lock lost on the way. `skip_if_locked` answers *held* alone; the other reasons stay errors.
+/// *Refused* is whatever kept the body from running to its end: held too long, no locker, a failing store, one without
+/// shared locks or permits where they are asked for, an invalid key, or a lock lost on the way. `skip_if_locked` answers *held* alone; the other reasons stay errors.
 ///
 /// # Which functions
 ///

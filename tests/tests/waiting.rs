@@ -268,6 +268,7 @@ async fn what_memory_declares() {
     let lock = other(&store);
     assert_eq!(lock.capabilities().backend, "memory");
     assert_eq!(lock.capabilities().fencing, Fencing::Strong);
+    assert!(lock.capabilities().shared && lock.capabilities().permits && lock.capabilities().fair);
     lock.ping().await.unwrap();
 }
 

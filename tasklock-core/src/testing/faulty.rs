@@ -11,8 +11,8 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    AsyncLock, Attempt, BackendError, Capabilities, Claim, Event, Key, LossReason, Nonce, Powers, Released, Renewed,
-    Request, State, StepResult, Wake,
+    AsyncLock, Attempt, BackendError, BoxFuture, Capabilities, Claim, Event, Key, LossReason, Many, Nonce, Powers,
+    Released, Renewed, Request, State, StepResult, Together, Wake,
 };
 
 /// What can go wrong with one call.
@@ -41,6 +41,8 @@ pub enum Fault {
 pub enum Op {
     /// [`AsyncLock::try_acquire`].
     TryAcquire,
+    /// [`Many::try_acquire_all`](crate::Many::try_acquire_all).
+    TryAcquireAll,
     /// [`AsyncLock::wait`]: only [`Fault::Refuse`] and [`Fault::Hang`] make sense.
     Wait,
     /// [`AsyncLock::renew`].
@@ -58,7 +60,7 @@ pub enum Op {
 pub struct Call {
     /// Which.
     pub op: Op,
-    /// For whom; a renewal of several is several calls.
+    /// For whom; a renewal of several is several calls, and so is an attempt at several.
     pub nonce: Nonce,
 }
 
@@ -316,6 +318,30 @@ impl<B: AsyncLock> AsyncLock for Faulty<B> {
     }
 
     fn powers(&self) -> Powers<'_> {
-        self.inner.powers()
+        let mut powers = self.inner.powers();
+        powers.many = powers.many.map(|_| self as &dyn Many);
+        powers
+    }
+}
+
+impl<B: AsyncLock> Many for Faulty<B> {
+    fn most(&self) -> usize {
+        self.inner.powers().many.map_or(0, Many::most)
+    }
+
+    fn try_acquire_all<'a>(&'a self, requests: &'a [Request]) -> BoxFuture<'a, StepResult<Together>> {
+        let faults = requests.iter().map(|request| self.faults.begin(Op::TryAcquireAll, Some(request.nonce)));
+        let fault = faults.collect::<Vec<_>>().into_iter().flatten().next();
+        let call = |inner: Arc<B>| {
+            let (requests, faults) = (requests.to_vec(), self.faults.clone());
+            async move {
+                faults.reach(Op::TryAcquireAll, requests.iter().map(|request| request.nonce));
+                match inner.powers().many {
+                    Some(power) => power.try_acquire_all(&requests).await,
+                    None => Err(BackendError::fatal("the power is gone")),
+                }
+            }
+        };
+        Box::pin(self.send(fault, call))
     }
 }

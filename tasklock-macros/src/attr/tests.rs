@@ -207,3 +207,21 @@ fn one_error_hides_no_other() {
     let at: Vec<_> = found.iter().map(|(_, at)| at.as_str()).collect();
     assert_eq!(at, ["team", "tll", "5", "try_only"], "{found:?}");
 }
+
+#[test]
+fn modes() {
+    let shared = ok(r#""team", shared"#);
+    assert!(shared.shared.is_given() && !shared.permits.is_given());
+    assert_eq!(shown(&ok(r#""team", permits = self.slots"#).permits), "self . slots");
+    assert_eq!(shown(&ok(r#""team", permits = 4"#).permits), "4");
+    let (text, at) = error(r#""team", shared, permits = 4"#);
+    assert!(text.contains("either `shared` or has `permits`"), "{text}");
+    assert_eq!(at, "permits");
+    for wrong in ["0", "\"4\"", "4.0", "5_000_000_000"] {
+        let (text, at) = error(&format!(r#""team", permits = {wrong}"#));
+        assert!(text.contains("at least 1"), "{text}");
+        assert_eq!(at, wrong);
+    }
+    assert_eq!(error(r#""team", shared = true"#).0, "`shared` takes no value");
+    assert_eq!(error(r#""team", permits"#).0, "`permits` needs a value: `permits = …`");
+}

@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //!
-//! A sharded map from key to its holder and a FIFO queue of waiters; an entry lives while it has either. Fencing tokens
+//! A sharded map from key to its holders and a FIFO queue of waiters; an entry lives while it has either. Fencing tokens
 //! come from one counter a shard, so that forgetting a key never resets it. A store's counters begin above the wall
 //! clock in microseconds and above those of every store of this process that is gone.
 //!
@@ -12,7 +12,10 @@
 //!    tries). A holder asking again gets the same grant, its ttl begun anew.
 //! 2. *Release* grants to the first waiter in the same step and wakes it. The grant is a claim of at most a second; the
 //!    waiter's next poll makes it a full lease. So a waiter whose future is not polled delays the others by no more.
-//! 3. *Expiry*: whoever finds a holder past its time settles the key in favour of the first waiter. Waiters look again
+//! 3. *Shared locks and permits* stand in the same queue. As many from its head are let in together as can be: readers
+//!    beside readers, permits as long as fewer are held than the caller says there are. So a writer that waits keeps
+//!    later readers behind it. Each has a token of its own, and expires by itself.
+//! 4. *Expiry*: whoever finds a holder past its time settles the key in favour of the first waiter. Waiters look again
 //!    at the end of the holder's time, at the latest every second; one that has not looked for a while is passed over.
 //!
 //! # Cost
@@ -23,6 +26,8 @@
 //!
 //! None of its own: it ends with the process. Tokens rise across restarts as long as fewer than a million a second
 //! were minted on average.
+
+mod entry;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -40,14 +45,15 @@ use hashbrown::{HashTable, hash_table};
 
 use crate::{
     Administer, AsyncLock, Attempt, BackendError, Busy, Capabilities, Claim, Clock, Expiry, Fencing, FencingToken,
-    Grant, Holder, Intent, Key, Mode, Mono, Nonce, Owner, Powers, Released, Renewed, Request, Scope, State, Ttl,
-    Validity, Wake, WakeBy,
+    Intent, Key, Mode, Mono, Nonce, Owner, Powers, Released, Renewed, Request, Scope, State, Validity, Wake, WakeBy,
     lock::{BoxFuture, StepResult},
     nursery::{NurseryId, Young},
     queue::give_back_room,
     shards::{Shards, lock},
     wall_micros,
 };
+
+use self::entry::{After, CLAIM, Entry, Held, Holders};
 
 /// Locks between the tasks of one process: see the [module](self) for how. Cheap to clone; clones are the same store.
 #[derive(Clone)]
@@ -70,35 +76,6 @@ struct Shard {
     token: u64,
 }
 
-struct Entry {
-    key: Key,
-    held: Option<Held>,
-    waiters: VecDeque<Waiter>,
-}
-
-struct Held {
-    nonce: Nonce,
-    token: FencingToken,
-    owner: Owner,
-    since: Mono,
-    expires: Mono,
-    /// In this nursery, until it grows up.
-    young_in: Option<NurseryId>,
-}
-
-struct Waiter {
-    nonce: Nonce,
-    ttl: Ttl,
-    owner: Owner,
-    /// When its task last looked.
-    seen: Mono,
-    waker: Option<Waker>,
-}
-
-/// How long a waiter has to take up what it was granted.
-const CLAIM: Duration = Duration::from_secs(1);
-/// How long a waiter that does not look keeps its place.
-const WAITER_LEASE: Duration = Duration::from_secs(30);
 /// How long a withdrawal is remembered.
 const WITHDRAWN: Duration = Duration::from_secs(60);
 const CAPABILITIES: Capabilities = Capabilities::new("memory")
@@ -106,6 +83,8 @@ const CAPABILITIES: Capabilities = Capabilities::new("memory")
     .expiry(Expiry::Server)
     .wake(WakeBy::Push)
     .fair(true)
+    .shared(true)
+    .permits(true)
     .scope(Scope::Process);
 
 impl MemoryLock {
@@ -156,9 +135,6 @@ impl MemoryLock {
     }
 
     fn attempt(&self, request: &Request) -> StepResult<Attempt> {
-        if request.mode != Mode::Exclusive {
-            return Err(BackendError::fatal(format!("the memory backend does not know {:?}", request.mode)));
-        }
         // A first attempt is made right after its clock was read; if it comes late after all, its lease is the shorter.
         let now = if let Intent::Poll { .. } = request.intent { self.now() } else { request.since };
         let mut guard = self.store.shards.of(&request.key);
@@ -171,7 +147,7 @@ impl MemoryLock {
             hash_table::Entry::Vacant(vacant) => {
                 let held = Held::new(token, request.nonce, request.owner.clone(), now, request.until(now));
                 let grant = held.grant();
-                vacant.insert(Entry { key: request.key.clone(), held: Some(held), waiters: VecDeque::new() });
+                vacant.insert(Entry::new(request.key.clone(), held, request.mode));
                 return Ok(Attempt::Granted(grant));
             }
             hash_table::Entry::Occupied(occupied) => occupied.into_mut(),
@@ -179,22 +155,17 @@ impl MemoryLock {
         if let Some(held) = entry.held_by(request.nonce, now) {
             // Never sooner: a first attempt that comes late must not cut what was renewed since.
             held.expires = held.expires.max(request.until(now));
+            held.heard = now;
             return Ok(Attempt::Granted(held.grant()));
         }
         if request.intent != Intent::Try {
             entry.enqueue(request, now);
         }
         let after = entry.settle(token, Some(request), now);
-        let answer = match &mut entry.held {
-            Some(held) if held.nonce == request.nonce => Attempt::Granted(held.grant()),
-            Some(held) => {
-                let left = held.expires.since(now);
-                let holder = Arc::new(held.holder(now));
-                let place = entry.waiters.iter().rposition(|w| w.nonce == request.nonce);
-                let busy = Busy::new(Some(holder), Some(left.clamp(Duration::from_millis(1), CLAIM)));
-                Attempt::Busy(busy.position(place.and_then(|p| u32::try_from(p).ok()).unwrap_or(0)))
-            }
-            None => Attempt::Busy(Busy::default()),
+        let mine = entry.holders.as_slice().iter().find(|held| held.nonce == request.nonce);
+        let answer = match mine {
+            Some(held) => Attempt::Granted(held.grant()),
+            None => Attempt::Busy(busy(entry, request.nonce, now)),
         };
         drop(guard);
         after.run();
@@ -217,8 +188,7 @@ impl MemoryLock {
         };
         let entry = found.get_mut();
         let mut left = None;
-        let released = if entry.held.as_ref().is_some_and(|held| held.nonce == nonce) {
-            entry.held = None;
+        let released = if entry.holders.remove(nonce) {
             Released::Released
         } else {
             let place = entry.waiters.iter().position(|waiter| waiter.nonce == nonce);
@@ -226,7 +196,7 @@ impl MemoryLock {
             Released::NotOwner
         };
         let after = if entry.waiters.is_empty() { After::default() } else { entry.settle(token, None, self.now()) };
-        if entry.held.is_none() && entry.waiters.is_empty() {
+        if entry.is_unused() {
             found.remove();
             give_back_room(entries, |e| e.key.hash64());
         }
@@ -245,7 +215,7 @@ impl MemoryLock {
         let mut held = Held::new(token, young.nonce, owner.clone(), young.since, until);
         held.young_in = Some(id);
         let token = held.token;
-        vacant.insert(Entry { key: young.key.clone(), held: Some(held), waiters: VecDeque::new() });
+        vacant.insert(Entry::new(young.key.clone(), held, Mode::Exclusive));
         Some(token)
     }
 
@@ -275,15 +245,17 @@ impl MemoryLock {
     pub(crate) fn grow_one<T>(&self, young: &Young, grow: impl FnOnce() -> T) -> Option<T> {
         let mut shard = self.store.shards.of(&young.key);
         let entry = shard.entries.find_mut(young.key.hash64(), |e| e.key == young.key)?;
-        let held = entry.held.as_mut().filter(|held| held.nonce == young.nonce)?;
+        let held = entry.holders.as_mut_slice().iter_mut().find(|held| held.nonce == young.nonce)?;
         held.young_in.take().map(|_| grow())
     }
 
     /// Has those of one nursery grow up that `wanted` names; `grow` is called under the locks of their keys.
     pub(crate) fn grow_all(&self, id: NurseryId, mut wanted: impl FnMut(Mono) -> bool, mut grow: impl FnMut(Young)) {
         for mut shard in self.store.shards.iter() {
-            for Entry { key, held, .. } in shard.entries.iter_mut() {
-                if let Some(held) = held.as_mut().filter(|held| held.young_in == Some(id) && wanted(held.since)) {
+            for Entry { key, holders, .. } in shard.entries.iter_mut() {
+                // Who is young holds alone.
+                let Holders::One(held) = holders else { continue };
+                if held.young_in == Some(id) && wanted(held.since) {
                     held.young_in = None;
                     grow(Young { key: key.clone(), nonce: held.nonce, token: held.token, since: held.since });
                 }
@@ -305,6 +277,7 @@ impl MemoryLock {
         let found = shard.entries.find_mut(claim.key.hash64(), |e| e.key == claim.key);
         match found.and_then(|entry| entry.held_by(claim.nonce, now)) {
             Some(held) => {
+                held.heard = now;
                 held.expires = claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl));
                 Renewed::held(Validity::Until(held.expires), Some(held.token))
             }
@@ -319,10 +292,9 @@ impl MemoryLock {
             return Poll::Ready(Wake::Retry);
         };
         if let Some(held) = entry.held_by(request.nonce, now) {
-            held.expires = request.until(now);
+            (held.expires, held.heard) = (request.until(now), now);
             return Poll::Ready(Wake::Granted(held.grant()));
         }
-        // Newcomers stand at the end.
         match entry.waiters.iter_mut().rev().find(|waiter| waiter.nonce == request.nonce) {
             Some(waiter) => {
                 waiter.seen = now;
@@ -336,71 +308,14 @@ impl MemoryLock {
     }
 }
 
-impl Entry {
-    /// The hold of `nonce`, if it has it and its time is not over.
-    fn held_by(&mut self, nonce: Nonce, now: Mono) -> Option<&mut Held> {
-        self.held.as_mut().filter(|held| held.nonce == nonce && held.expires > now)
-    }
-
-    fn is_young(&self, nonce: Nonce) -> bool {
-        self.held.as_ref().is_some_and(|held| held.nonce == nonce && held.young_in.is_some())
-    }
-
-    fn enqueue(&mut self, request: &Request, now: Mono) {
-        match self.waiters.iter_mut().rev().find(|waiter| waiter.nonce == request.nonce) {
-            Some(waiter) => waiter.seen = now,
-            None => self.waiters.push_back(Waiter {
-                nonce: request.nonce,
-                ttl: request.ttl,
-                owner: request.owner.clone(),
-                seen: now,
-                waker: None,
-            }),
-        }
-    }
-
-    /// If nobody holds the key, gives it to the first waiter who still looks; to the caller, for its full time, if
-    /// that is the caller or if nobody waits.
-    fn settle(&mut self, token: &mut u64, caller: Option<&Request>, now: Mono) -> After {
-        let mut after = After::default();
-        if self.held.as_ref().is_some_and(|held| held.expires > now) {
-            return after;
-        }
-        self.held = None;
-        while let Some(mut waiter) = self.waiters.pop_front() {
-            if caller.is_some_and(|caller| caller.nonce == waiter.nonce) {
-                after.gone.push(waiter);
-                break;
-            }
-            if now.since(waiter.seen) < WAITER_LEASE {
-                let claim = waiter.ttl.duration().unwrap_or(CLAIM).min(CLAIM);
-                self.held = Some(Held::new(token, waiter.nonce, waiter.owner, now, now.after(claim)));
-                after.wake = waiter.waker.take();
-                return after;
-            }
-            after.gone.push(waiter);
-        }
-        if let Some(caller) = caller {
-            self.held = Some(Held::new(token, caller.nonce, caller.owner.clone(), now, caller.until(now)));
-        }
-        after
-    }
-}
-
-impl Held {
-    fn new(token: &mut u64, nonce: Nonce, owner: Owner, since: Mono, expires: Mono) -> Self {
-        *token += 1;
-        Held { nonce, token: FencingToken::new(*token), owner, since, expires, young_in: None }
-    }
-
-    fn grant(&self) -> Grant {
-        Grant::new(Some(self.token), Validity::Until(self.expires))
-    }
-
-    fn holder(&self, now: Mono) -> Holder {
-        let remaining = (self.expires != Mono::NEVER).then(|| self.expires.since(now));
-        Holder::new(self.owner.clone()).held(now.since(self.since)).remaining(remaining).token(self.token)
-    }
+/// Why `nonce` was not let in, and when to look again.
+fn busy(entry: &Entry, nonce: Nonce, now: Mono) -> Busy {
+    let holders = entry.holders.as_slice();
+    let holder = holders.first().map(|held| Arc::new(held.holder(now)));
+    let soonest = holders.iter().map(|held| held.expires.since(now)).min();
+    let place = entry.waiters.iter().rposition(|waiter| waiter.nonce == nonce);
+    let busy = Busy::new(holder, soonest.map(|left| left.clamp(Duration::from_millis(1), CLAIM)));
+    busy.position(place.and_then(|place| u32::try_from(place).ok()).unwrap_or(0))
 }
 
 impl Drop for Store {
@@ -412,21 +327,6 @@ impl Drop for Store {
 
 /// The highest token of the stores that are gone.
 static HIGHEST: AtomicU64 = AtomicU64::new(0);
-
-/// What is to be done outside of the shard's lock: wakers are foreign code, woken or dropped.
-#[derive(Default)]
-struct After {
-    wake: Option<Waker>,
-    gone: Vec<Waiter>,
-}
-
-impl After {
-    fn run(self) {
-        if let Some(waker) = self.wake {
-            waker.wake();
-        }
-    }
-}
 
 impl AsyncLock for MemoryLock {
     fn capabilities(&self) -> &Capabilities {
@@ -463,8 +363,9 @@ impl AsyncLock for MemoryLock {
         let Some(entry) = shard.entries.find(key.hash64(), |e| e.key == *key) else {
             return Ok(State::new(None, Some(0)));
         };
-        let held = entry.held.as_ref().filter(|held| held.expires > now);
-        Ok(State::new(held.map(|held| Arc::new(held.holder(now))), Some(entry.waiters.len() as u64)))
+        let mut holders = entry.holders.live(now).map(|held| Arc::new(held.holder(now)));
+        let state = State::new(holders.next(), Some(entry.waiters.len() as u64));
+        Ok(state.shared_with(holders.collect()))
     }
 
     async fn ping(&self) -> StepResult<()> {
@@ -480,19 +381,14 @@ impl Administer for MemoryLock {
     fn revoke<'a>(&'a self, key: &'a Key, seen: Option<Nonce>) -> BoxFuture<'a, StepResult<bool>> {
         Box::pin(async move {
             let now = self.now();
-            let nonce = {
-                let mut shard = self.store.shards.of(key);
-                let entry = shard.entries.find_mut(key.hash64(), |e| e.key == *key);
-                let held = entry.and_then(|entry| entry.held.as_ref()).filter(|held| held.expires > now);
-                held.map(|held| held.nonce)
+            let nonces: Vec<Nonce> = {
+                let shard = self.store.shards.of(key);
+                let entry = shard.entries.find(key.hash64(), |e| e.key == *key);
+                let held = entry.into_iter().flat_map(|entry| entry.holders.live(now)).map(|held| held.nonce);
+                held.filter(|nonce| seen.is_none_or(|seen| seen == *nonce)).collect()
             };
-            Ok(match nonce {
-                Some(nonce) if seen.is_none_or(|seen| seen == nonce) => {
-                    let claim = Claim::for_release(key.clone(), nonce);
-                    self.free(&claim) == Released::Released
-                }
-                _ => false,
-            })
+            let end = |nonce| self.free(&Claim::for_release(key.clone(), nonce)) == Released::Released;
+            Ok(nonces.into_iter().map(end).fold(false, |any, ended| any | ended))
         })
     }
 }

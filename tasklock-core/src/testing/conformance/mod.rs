@@ -7,6 +7,9 @@
 // A factory's futures need not be `Send`, so the suite's are not.
 #![allow(clippy::future_not_send)]
 
+mod modes;
+mod several;
+
 use std::{
     num::NonZeroU32,
     pin::pin,
@@ -77,6 +80,21 @@ pub async fn run_all<B: AsyncLock, F: AsyncFn() -> B>(make: F) {
         renewal_outlives_the_ttl
         a_dropped_guard_lets_the_next_in
         dropped_acquisitions_leave_nothing
+        readers_share_and_writers_do_not
+        permits_are_as_many_as_the_caller_says
+        modes_exclude_each_other
+        a_waiting_writer_keeps_later_readers_behind_it
+        readers_at_the_head_enter_together
+        permits_are_given_in_order
+        silent_readers_and_permits_expire_alone
+        readers_and_writers_take_turns
+        permits_are_never_exceeded
+        dropped_readers_and_permits_leave_nothing
+        several_are_taken_all_or_none
+        those_who_want_the_same_keys_get_on
+        whichever_is_free_is_taken
+        dropped_sets_leave_nothing
+        an_owner_enters_again
     }
 }
 

@@ -1,0 +1,215 @@
+//! From several keys to their guards: all of them, or none.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::{
+    Applied, BackendError, Claim, Guard, Guards, Intent, Key, LockError, Mono, Nonce, Request, Together, Wait,
+    acquire::{self, ERROR_PAUSES, LEAST_CALL_BOUND, TRY_ATTEMPTS, Times, acquire},
+    current, join,
+    lock::{BoxFuture, StepResult},
+    options::Options,
+    release,
+    runtime::InRuntime,
+    shared::Core,
+};
+
+/// The least that is left to wait for the next one, or its call would be a try.
+const LEAST_WAIT: Duration = Duration::from_millis(1);
+
+/// Acquires all of `keys`, which are sorted and each there once, or none of them.
+pub(crate) async fn acquire_all(core: &Arc<Core>, keys: &[Key], options: &Options) -> Result<Guards, LockError> {
+    let shared = &core.shared;
+    shared.check_open()?;
+    let would_wait = |key: &&Key| !options.is_try() && current::would_wait_for_itself(shared, key, options.mode);
+    if let Some(key) = keys.iter().find(would_wait) {
+        return Err(LockError::WouldDeadlock { key: key.clone() });
+    }
+    let taken = async {
+        let started = shared.clock.now();
+        if shared.backend.powers().many.is_some_and(|power| (2..=power.most()).contains(&keys.len())) {
+            if let Some(guards) = InOneStep::new(core, keys, options, started).run(options).await? {
+                return Ok(guards);
+            }
+        }
+        one_by_one(core, keys, options, started).await
+    };
+    InRuntime::new(shared, taken).await
+}
+
+/// One after the other, in an order that is everybody's: so of those who want the same keys one always gets on.
+async fn one_by_one(core: &Arc<Core>, keys: &[Key], options: &Options, started: Mono) -> Result<Guards, LockError> {
+    let clock = core.shared.clock;
+    let mut options = options.clone();
+    let give_up = give_up(&options, started);
+    let mut guards = Guards::none();
+    for key in keys {
+        if let Some(give_up) = give_up {
+            options.wait = Wait::For(give_up.since(clock.now()).max(LEAST_WAIT));
+        }
+        let next = tokio::select! {
+            biased;
+            lost = guards.any_lost() => Err(lost),
+            next = acquire(core, key.clone(), &options) => next,
+        };
+        guards.push(next.map_err(|error| match error {
+            LockError::Timeout { key, holder, .. } => {
+                LockError::Timeout { key, waited: clock.now().since(started), holder }
+            }
+            error => error,
+        })?);
+    }
+    guards.check().map(|()| guards)
+}
+
+/// When the time for all of them is over, if it is bounded.
+fn give_up(options: &Options, started: Mono) -> Option<Mono> {
+    match options.wait {
+        Wait::For(wait) if !options.is_try() => Some(started.after(wait)),
+        _ => None,
+    }
+}
+
+/// The attempt to take all in one step of the store. Dropped, it leaves nothing there.
+struct InOneStep {
+    core: Arc<Core>,
+    requests: Vec<Request>,
+    started: Mono,
+    /// Whether there may be anything to give back.
+    asked: bool,
+    /// Whether an attempt of these nonces may reach the store yet.
+    unsettled: bool,
+    call: Option<BoxFuture<'static, StepResult<Together>>>,
+    _leaving: TaskTrackerToken,
+}
+
+impl InOneStep {
+    fn new(core: &Arc<Core>, keys: &[Key], options: &Options, started: Mono) -> Self {
+        let request = |key: &Key| {
+            let (nonce, owner) = (Nonce::fresh(), options.owner.clone());
+            let request = Request::new(key.clone(), nonce, options.ttl, Intent::Try, owner, started);
+            Request { mode: options.mode, ..request }
+        };
+        InOneStep {
+            core: core.clone(),
+            requests: keys.iter().map(request).collect(),
+            started,
+            asked: false,
+            unsettled: false,
+            call: None,
+            _leaving: core.shared.waiters.token(),
+        }
+    }
+
+    /// The guards; `None` if some are held and may be waited for.
+    async fn run(mut self, options: &Options) -> Result<Option<Guards>, LockError> {
+        let shared = self.core.shared.clone();
+        let mut signal = shared.signal.subscribe();
+        let give_up = give_up(options, self.started).unwrap_or(Mono::NEVER);
+        tokio::select! {
+            biased;
+            () = async { drop(signal.wait_for(|signal| signal.closed).await) } => Err(LockError::ShutDown),
+            outcome = self.pursue(options) => outcome,
+            () = shared.clock.sleep_until(give_up) => {
+                Err(BackendError::unknown("the store did not answer in time").into())
+            }
+        }
+    }
+
+    async fn pursue(&mut self, options: &Options) -> Result<Option<Guards>, LockError> {
+        let shared = self.core.shared.clone();
+        let bound = options.patience.max(LEAST_CALL_BOUND);
+        let mut pauses = ERROR_PAUSES.start();
+        for attempt in 1.. {
+            let sent = shared.clock.now();
+            let error = match self.ask(bound).await {
+                Ok(Together::Granted(grants)) if grants.len() == self.requests.len() => {
+                    return self.accept(&grants, sent, options).map(Some);
+                }
+                Ok(Together::Granted(_)) => BackendError::fatal("not one grant for each lock"),
+                Ok(Together::Busy(busy)) => {
+                    self.asked = false;
+                    if !options.is_try() {
+                        return Ok(None);
+                    }
+                    let (place, holder) =
+                        busy.into_iter().next().map_or((0, None), |(place, busy)| (place, busy.holder));
+                    let key = self.requests.get(place).unwrap_or(&self.requests[0]).key.clone();
+                    return Err(LockError::Held { key, holder });
+                }
+                Err(error) => error,
+            };
+            self.unsettled |= error.applied() == Applied::Unknown;
+            let enough = options.is_try() && attempt >= TRY_ATTEMPTS;
+            if !error.is_retryable() || enough || shared.clock.now().since(self.started) >= options.patience {
+                return Err(error.into());
+            }
+            let (backend, keys) = (shared.backend_name(), self.requests.len());
+            tracing::warn!(target: "tasklock", backend, keys, attempt, "store failed, will be asked again: {error}");
+            tokio::time::sleep(pauses.next()).await;
+        }
+        Ok(None)
+    }
+
+    async fn ask(&mut self, bound: Duration) -> StepResult<Together> {
+        self.asked = true;
+        let backend = self.core.shared.backend.clone();
+        let call = self.call.insert(backend.try_acquire_all(self.requests.clone()));
+        let answer = tokio::time::timeout(bound, call).await;
+        let late = |_| BackendError::unknown(format!("the store did not answer within {bound:?}"));
+        let answer = answer.map_err(late)?;
+        self.call = None;
+        answer
+    }
+
+    fn accept(&mut self, grants: &[crate::Grant], sent: Mono, options: &Options) -> Result<Guards, LockError> {
+        let now = self.core.shared.clock.now();
+        let in_time = |(request, grant)| acquire::in_time(request, grant, sent, now);
+        let deadlines: Option<Vec<Mono>> = self.requests.iter().zip(grants).map(in_time).collect();
+        let Some(deadlines) = deadlines else {
+            return Err(BackendError::transient("granted only after the leases had ended").into());
+        };
+        self.asked = false;
+        let unsettled = std::mem::take(&mut self.unsettled);
+        let mut guards = Guards::none();
+        for ((request, grant), deadline) in self.requests.drain(..).zip(grants).zip(deadlines) {
+            let times = Times { started: self.started, now, deadline };
+            guards.push(acquire::accept(&self.core, request, unsettled, grant, &times, options));
+        }
+        // Lost already, if the locker was shut down meanwhile.
+        self.core.shared.check_open().and_then(|()| guards.check()).map(|()| guards)
+    }
+}
+
+impl Drop for InOneStep {
+    fn drop(&mut self) {
+        if !self.asked && !self.unsettled {
+            return;
+        }
+        let shared = &self.core.shared;
+        // One that panicked cannot be driven on.
+        let call = self.call.take().filter(|_| !std::thread::panicking());
+        let unsettled = self.unsettled || std::thread::panicking();
+        let claim = |request: Request| Claim { unsettled, ..Claim::of(&request) };
+        let claims = self.requests.drain(..).map(claim).collect();
+        shared.drive(Box::pin(release::withdraw_all(shared.clone(), claims, call)));
+    }
+}
+
+impl Guards {
+    /// Completes when one of these is lost.
+    async fn any_lost(&self) -> LockError {
+        let lost = |guard: &Guard| -> BoxFuture<'_, LockError> {
+            let lease = guard.lease().clone();
+            Box::pin(async move {
+                lease.lost().await;
+                lease.0.lost_error()
+            })
+        };
+        match join::first(self.iter().map(lost).collect(), |_| true).await {
+            Some(error) => error,
+            None => pending().await,
+        }
+    }
+}
