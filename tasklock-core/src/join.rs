@@ -10,7 +10,7 @@ use tokio::task::coop::unconstrained;
 use crate::lock::BoxFuture;
 
 /// The values of all, in order.
-pub(crate) async fn all<T>(futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
+pub(crate) async fn all<T: Send>(futures: Vec<BoxFuture<'_, T>>) -> Vec<T> {
     let mut running: Vec<_> = futures.into_iter().map(Running::Not).collect();
     unconstrained(poll_fn(|cx| {
         let mut pending = false;
@@ -39,7 +39,10 @@ enum Running<'a, T> {
 
 /// The value of the first that `counts`, or of the last one if none does; `None` if there are no futures. The others are
 /// dropped.
-pub(crate) async fn first<T>(mut futures: Vec<BoxFuture<'_, T>>, counts: impl Fn(&T) -> bool) -> Option<T> {
+pub(crate) async fn first<T: Send>(
+    mut futures: Vec<BoxFuture<'_, T>>,
+    counts: impl Fn(&T) -> bool + Send + Sync,
+) -> Option<T> {
     let mut last = None;
     unconstrained(poll_fn(|cx| {
         let mut at = 0;
