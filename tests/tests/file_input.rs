@@ -249,6 +249,8 @@ async fn what_others_wrote_is_left_alone() {
         ("#!/bin/sh\nrm -rf /\n", "is not a lock file"),
         ("tasklock 2\nwho knows\n", "is of format 2"),
         ("tasklock 1\ntoken 18446744073709551615\ncheck 1fcac0240237cd5d\n", "used up its fencing tokens"),
+        ("\0\u{1}\0\0an image", "is not a lock file"),
+        (&"\0".repeat(1 << 20), "is not a lock file"),
     ] {
         fs::write(folder.file("job.lock"), content).unwrap();
         let error = store.try_acquire(&request("job", Intent::Try)).await.unwrap_err();
