@@ -10,7 +10,7 @@ use std::{
 
 use rustix::io::Errno;
 use tasklock_core::{
-    Attempt, BackendError, Busy, Claim, Clock, FencingToken, Grant, Holder, Key, Mode, Mono, Nonce, Released, Renewed,
+    Attempt, BackendError, Busy, Claim, Clock, FencingToken, Grant, Key, Mode, Mono, Nonce, Released, Renewed,
     Request, State, StepResult, Together, Ttl, Validity, Withdrawn, wall_micros,
 };
 
@@ -27,8 +27,8 @@ use crate::{
 const POLL: Duration = Duration::from_millis(100);
 /// The same for those who are: nothing but a holder that has come to a standstill keeps them waiting.
 const TOLD: Duration = Duration::from_secs(1);
-/// Taking a token among those who share a lock takes microseconds.
-const GATE: Duration = Duration::from_millis(1);
+/// Taking a token among those who share a lock takes microseconds, and so does breaking one.
+pub(crate) const GATE: Duration = Duration::from_millis(1);
 /// A file that is replaced under the hands of those who open it is opened again this often.
 const REOPENS: usize = 16;
 /// For how long after it was opened a file is locked again, in microseconds of the wall clock. A child that is forked and
@@ -177,7 +177,7 @@ impl Store {
         let Some(mut file) = LockFile::existing(self.directory.lock(key))? else { return Ok(State::default()) };
         // Shared, so that two who look do not find each other.
         let free = file.try_lock(true)? && (!is_shared(&file.read()?) || file.try_lock(false)?);
-        let holder = if free { None } else { Some(Arc::new(holder(&file)?)) };
+        let holder = if free { None } else { Some(Arc::new(settled(&file)?.holder(wall_micros()))) };
         Ok(State::new(holder, None))
     }
 
@@ -193,17 +193,23 @@ impl Store {
     }
 
     /// Puts a new file in the place of one that is locked, with the same last token: the next one to open it finds it
-    /// free, and the holder finds that the file it has locked is no longer the lock.
-    pub(crate) fn revoke(&self, key: &Key, seen: Option<Nonce>) -> Result<bool, LocalError> {
+    /// free, and the holder finds that the file it has locked is no longer the lock. `None` while somebody else is at it.
+    pub(crate) fn revoke(&self, key: &Key, seen: Option<Nonce>) -> Result<Option<bool>, LocalError> {
         let path = self.directory.lock(key);
         for _ in 0..REOPENS {
-            let Some(mut old) = LockFile::existing(path.clone())? else { return Ok(false) };
+            let Some(mut old) = LockFile::existing(path.clone())? else { return Ok(Some(false)) };
             if old.try_lock(false)? {
-                return Ok(false);
+                return Ok(Some(false));
             }
             let wanted = |content: &Content| seen.is_none() || content.taker().map(|taker| taker.nonce) == seen;
-            if !wanted(&old.read()?) {
-                return Ok(false);
+            if !wanted(&ours(&old)?) {
+                return Ok(Some(false));
+            }
+            // One at a time: a second one would find the file of the first, or that of whoever has come in since, in the
+            // place of this one.
+            let mut gate = self.open(self.directory.gate(key))?;
+            if !(gate.try_lock(false)? && gate.is_current()?) {
+                return Ok(None);
             }
             // The old file keeps a name until it is certain that it was the right one.
             let (fresh, kept) = (Litter(self.directory.fresh("new")), Litter(self.directory.fresh("old")));
@@ -212,7 +218,7 @@ impl Store {
             if !file.try_lock(false)? {
                 continue;
             }
-            file.write(&free_record(&old.read()?))?;
+            file.write(&free_record(&ours(&old)?))?;
             let io = |what, path: &Path| {
                 let path = path.to_owned();
                 move |source| LocalError::Io { what, path, source }
@@ -224,15 +230,15 @@ impl Store {
             fs::rename(&fresh.0, &path).map_err(io("replace", &path))?;
             // Whoever has taken the old file meanwhile wrote before it looked at the name, and looked before the name
             // was changed: it is in there now.
-            let found = old.read()?;
+            let found = settled(&old)?;
             if !wanted(&found) {
                 fs::rename(&kept.0, &path).map_err(io("restore", &path))?;
-                return Ok(false);
+                return Ok(Some(false));
             }
             file.write(&free_record(&found))?;
             // Before anybody gets the new file: from here on the old one has no name, and its holder can tell.
             drop(kept);
-            return Ok(true);
+            return Ok(Some(true));
         }
         Err(LocalError::Replaced { path })
     }
@@ -351,15 +357,21 @@ impl Drop for Litter {
 
 /// Above the last one, and above all that a file which is no more may have had.
 fn next_token(file: &LockFile, now: u64) -> Result<FencingToken, LocalError> {
-    let path = || file.path().to_owned();
-    let last = match file.read_token()? {
-        Content::Nothing => return Ok(FencingToken::new(now.max(1))),
-        Content::Record(record) => record.token.get(),
-        Content::Version(version) => return Err(LocalError::Version { path: path(), version }),
-        Content::Foreign => return Err(LocalError::Foreign { path: path() }),
-    };
-    let next = last.checked_add(1).ok_or_else(|| LocalError::Exhausted { path: path(), last })?;
+    let Some(last) = last_token(file, &file.read_token()?)? else { return Ok(FencingToken::new(now.max(1))) };
+    let last = last.get();
+    let next = last.checked_add(1).ok_or_else(|| LocalError::Exhausted { path: file.path().to_owned(), last })?;
     Ok(FencingToken::new(next.max(now)))
+}
+
+/// The last token of a file that is a lock's, if it has one.
+fn last_token(file: &LockFile, content: &Content) -> Result<Option<FencingToken>, LocalError> {
+    let path = || file.path().to_owned();
+    match content {
+        Content::Nothing => Ok(None),
+        Content::Record(record) => Ok(Some(record.token)),
+        Content::Version(version) => Err(LocalError::Version { path: path(), version: version.clone() }),
+        Content::Foreign => Err(LocalError::Foreign { path: path() }),
+    }
 }
 
 /// The record of a lock that nobody has.
@@ -371,8 +383,8 @@ fn free_record(content: &Content) -> Record {
     Record { token, taker: None }
 }
 
-/// The holder, from a record that may be written just now.
-fn holder(file: &LockFile) -> Result<Holder, LocalError> {
+/// What a file says that somebody may be writing to just now.
+fn settled(file: &LockFile) -> Result<Content, LocalError> {
     let mut content = file.read()?;
     for _ in 0..REOPENS {
         if content != Content::Nothing {
@@ -380,7 +392,14 @@ fn holder(file: &LockFile) -> Result<Holder, LocalError> {
         }
         content = file.read()?;
     }
-    Ok(content.holder(wall_micros()))
+    Ok(content)
+}
+
+/// The same, if it is a lock's.
+fn ours(file: &LockFile) -> Result<Content, LocalError> {
+    let content = settled(file)?;
+    last_token(file, &content)?;
+    Ok(content)
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {
