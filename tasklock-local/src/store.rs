@@ -10,8 +10,8 @@ use std::{
 
 use rustix::io::Errno;
 use tasklock_core::{
-    Attempt, BackendError, Busy, Claim, Clock, FencingToken, Grant, Key, Mode, Mono, Nonce, Released, Renewed,
-    Request, State, StepResult, Together, Ttl, Validity, Withdrawn, wall_micros,
+    Attempt, BackendError, Busy, Claim, Clock, FencingToken, Grant, Key, Mode, Mono, Nonce, Released, Renewed, Request,
+    State, StepResult, Together, Ttl, Validity, Withdrawn, wall_micros,
 };
 
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// How often those who are not told ask again at least.
-const POLL: Duration = Duration::from_millis(100);
+pub(crate) const POLL: Duration = Duration::from_millis(100);
 /// The same for those who are: nothing but a holder that has come to a standstill keeps them waiting.
 const TOLD: Duration = Duration::from_secs(1);
 /// Taking a token among those who share a lock takes microseconds, and so does breaking one.
@@ -174,7 +174,7 @@ impl Store {
 
     /// Who holds a lock. The record may be that of a holder that is gone: so the lock is tried, and given back at once.
     pub(crate) fn look(&self, key: &Key) -> Result<State, LocalError> {
-        let Some(mut file) = LockFile::existing(self.directory.lock(key))? else { return Ok(State::default()) };
+        let Some(mut file) = self.existing(key)? else { return Ok(State::default()) };
         // Shared, so that two who look do not find each other.
         let free = file.try_lock(true)? && (!is_shared(&file.read()?) || file.try_lock(false)?);
         let holder = if free { None } else { Some(Arc::new(settled(&file)?.holder(wall_micros()))) };
@@ -183,7 +183,7 @@ impl Store {
 
     /// Who is to be asked for news of a lock: the name of a socket, and the nonce of the hold.
     pub(crate) fn whom_to_ask(&self, key: &Key) -> Result<Option<(PathBuf, Nonce)>, LocalError> {
-        let Some(file) = LockFile::existing(self.directory.lock(key))? else { return Ok(None) };
+        let Some(file) = self.existing(key)? else { return Ok(None) };
         let content = file.read()?;
         let taker = content.taker().filter(|taker| !taker.shared);
         let waker = taker.and_then(|taker| Some((taker.waker.as_deref()?, taker.nonce)));
@@ -197,7 +197,7 @@ impl Store {
     pub(crate) fn revoke(&self, key: &Key, seen: Option<Nonce>) -> Result<Option<bool>, LocalError> {
         let path = self.directory.lock(key);
         for _ in 0..REOPENS {
-            let Some(mut old) = LockFile::existing(path.clone())? else { return Ok(Some(false)) };
+            let Some(mut old) = self.existing(key)? else { return Ok(Some(false)) };
             if old.try_lock(false)? {
                 return Ok(Some(false));
             }
@@ -207,13 +207,13 @@ impl Store {
             }
             // One at a time: a second one would find the file of the first, or that of whoever has come in since, in the
             // place of this one.
-            let mut gate = self.open(self.directory.gate(key))?;
+            let mut gate = self.gate(key)?;
             if !(gate.try_lock(false)? && gate.is_current()?) {
                 return Ok(None);
             }
             // The old file keeps a name until it is certain that it was the right one.
             let (fresh, kept) = (Litter(self.directory.fresh("new")), Litter(self.directory.fresh("old")));
-            let mut file = LockFile::create_new(fresh.0.clone())?;
+            let mut file = self.roomy(|| LockFile::create_new(fresh.0.clone()))?;
             // Nobody gets the new one before its token is right.
             if !file.try_lock(false)? {
                 continue;
@@ -249,7 +249,7 @@ impl Store {
         for _ in 0..REOPENS {
             let mut file = match self.idle.take(key) {
                 Some(file) => file,
-                None => self.open(self.directory.lock(key))?,
+                None => self.roomy(|| LockFile::create(self.directory.lock(key)))?,
             };
             if !file.try_lock(shared)? {
                 if !file.is_current()? {
@@ -257,7 +257,7 @@ impl Store {
                 }
                 return Ok(Taken::Busy(self.busy(&file.read()?)));
             }
-            let mut gate = if shared { Some(self.open(self.directory.gate(key))?) } else { None };
+            let mut gate = if shared { Some(self.gate(key)?) } else { None };
             if let Some(gate) = &mut gate {
                 if !(gate.try_lock(false)? && gate.is_current()?) {
                     return Ok(Taken::Busy(Busy::new(None, Some(GATE))));
@@ -286,12 +286,20 @@ impl Store {
         Err(LocalError::Replaced { path: self.directory.lock(key) })
     }
 
+    fn existing(&self, key: &Key) -> Result<Option<LockFile>, LocalError> {
+        self.roomy(|| LockFile::existing(self.directory.lock(key)))
+    }
+
+    fn gate(&self, key: &Key) -> Result<LockFile, LocalError> {
+        self.roomy(|| LockFile::create(self.directory.gate(key)))
+    }
+
     /// Opens a file, if need be in the place of those that are only kept for later.
-    fn open(&self, path: PathBuf) -> Result<LockFile, LocalError> {
-        match LockFile::create(path) {
-            Err(LocalError::Io { path, source, .. }) if is_out_of_descriptors(&source) => {
+    fn roomy<T>(&self, open: impl Fn() -> Result<T, LocalError>) -> Result<T, LocalError> {
+        match open() {
+            Err(LocalError::Io { source, .. }) if is_out_of_descriptors(&source) => {
                 self.idle.clear();
-                LockFile::create(path)
+                open()
             }
             opened => opened,
         }

@@ -190,6 +190,12 @@ async fn a_full_disk_and_no_descriptors_grant_nothing() {
     assert!(refused.starts_with("failed true cannot open"), "{refused}");
     assert!(taken > 4, "{taken}");
     assert_eq!(poor.ask("drop job:0").await, "Released");
+    // Asking needs one as well, and breaking three: room is made for both.
+    assert_eq!(poor.ask("inspect job:1").await, format!("held {}", poor.pid()));
+    assert_eq!(poor.ask("drop job:1").await, "Released");
+    assert_eq!(poor.ask("drop job:2").await, "Released");
+    assert_eq!(poor.ask("drop job:3").await, "Released");
+    assert_eq!(poor.ask("break job:4").await, "broken");
     poor.number(&format!("try job:{taken}"), "taken").await;
 }
 
