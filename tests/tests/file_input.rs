@@ -199,6 +199,23 @@ async fn a_full_disk_and_no_descriptors_grant_nothing() {
     poor.number(&format!("try job:{taken}"), "taken").await;
 }
 
+/// Files are kept open for later only where many may be open.
+#[tokio::test]
+async fn few_descriptors_are_not_kept() {
+    let folder = Folder::new();
+    for (limit, kept) in [(128, 0), (1024, 1)] {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit -n {limit}; exec \"$0\"")).arg(worker!());
+        command.env("TASKLOCK_URL", format!("file://{}", folder.path().display()));
+        let mut worker = Worker::spawn(command);
+        assert_eq!(worker.answer().await, "ready");
+        let before = worker.number("descriptors", "").await;
+        worker.number("try job", "taken").await;
+        assert_eq!(worker.ask("drop job").await, "Released");
+        assert_eq!(worker.number("descriptors", "").await, before + kept, "of {limit}");
+    }
+}
+
 /// What stands at a lock's place is neither followed, nor opened, nor written over.
 #[tokio::test]
 async fn things_planted_at_a_locks_place() {

@@ -64,6 +64,18 @@ async fn a_release_tells_that_the_file_was_replaced() {
     assert_eq!(store.release(&Claim::of(&next)).await.unwrap(), Released::Released);
 }
 
+/// Who asks again for what it had, after the file was replaced, has it no more.
+#[tokio::test]
+async fn what_was_lost_is_not_granted_again() {
+    let folder = Folder::new();
+    let (here, there) = (files(folder.path()), files(folder.path()));
+    let (first, next) = (request("job", Intent::Try), request("job", Intent::Try));
+    assert!(matches!(here.try_acquire(&first).await, Ok(Attempt::Granted(_))));
+    fs::remove_file(folder.file("job.lock")).unwrap();
+    assert!(matches!(there.try_acquire(&next).await, Ok(Attempt::Granted(_))));
+    assert!(matches!(here.try_acquire(&first).await, Ok(Attempt::Busy(_))), "two holders");
+}
+
 /// A process that hangs keeps its lock, until somebody breaks it; what it does then is no business of the next holder's.
 #[tokio::test]
 async fn the_lock_of_a_hung_process_can_be_broken() {

@@ -140,6 +140,20 @@ async fn a_wait_for_one_who_tells_nobody_ends() {
     assert!(matches!(timeout(PATIENCE, there.wait(&waiter)).await, Ok(Ok(Wake::Retry))));
 }
 
+/// The record tells of a hold that has ended, and somebody else has the lock who has written nothing down.
+#[tokio::test]
+async fn a_wait_for_a_hold_that_has_ended_ends() {
+    let folder = Folder::new();
+    let (here, there) = (sockets(folder.path()).await, sockets(folder.path()).await);
+    let (ended, waiter) = (request("a", Intent::Try), request("a", Intent::Wait));
+    assert!(matches!(here.try_acquire(&ended).await, Ok(Attempt::Granted(_))));
+    assert_eq!(here.release(&Claim::of(&ended)).await.unwrap(), Released::Released);
+    let stranger = fs::File::open(folder.file("a.lock")).unwrap();
+    rustix::fs::flock(&stranger, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    assert!(matches!(there.try_acquire(&waiter).await, Ok(Attempt::Busy(_))));
+    assert!(matches!(timeout(PATIENCE, there.wait(&waiter)).await, Ok(Ok(Wake::Retry))));
+}
+
 /// A socket that is gone costs time only: the lock itself is asked.
 #[tokio::test]
 async fn a_removed_socket_costs_no_lock() {
