@@ -1,17 +1,27 @@
 //! The one way in which steps reach the store: alone while few calls are under way, together otherwise.
 
 use std::{
-    mem,
+    fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
+use redis::{Cmd, Value};
 use tasklock_core::{BackendError, StepResult};
 use tokio::{runtime::Handle, sync::oneshot};
 
-use crate::{
-    link::Link,
-    script::{self, Answer, Step},
-};
+use crate::{link::Link, script::Step};
+
+/// One step of a script that carries out any number of them.
+pub(crate) trait Carried: Sized + fmt::Debug + Send + Sync + 'static {
+    /// What a step is answered with.
+    type Answer: fmt::Debug + Send + 'static;
+
+    /// The call that carries out these steps, by the script's hash or, if the server does not know it, by its text.
+    fn command(steps: &[Self], whole: bool) -> Cmd;
+
+    /// The answers to these steps, in order.
+    fn answers(steps: &[Self], value: Value) -> Vec<StepResult<Self::Answer>>;
+}
 
 /// The most steps in one call: the server does nothing else meanwhile.
 const MOST: usize = 64;
@@ -23,36 +33,37 @@ const LANES: usize = 2;
 ///
 /// A step that finds a lane free is sent at once, by its caller. Else it waits with others until a call has been
 /// answered, and they go together. So the busier it is, the more steps share a call.
-#[derive(Clone, Debug)]
-pub(crate) struct Calls(Arc<Shared>);
+#[derive(Debug)]
+pub(crate) struct Calls<S: Carried = Step>(Arc<Shared<S>>);
 
 #[derive(Debug)]
-struct Shared {
+struct Shared<S: Carried> {
     link: Arc<Link>,
     runtime: Handle,
-    traffic: Mutex<Traffic>,
+    traffic: Mutex<Traffic<S>>,
 }
 
-#[derive(Debug, Default)]
-struct Traffic {
+#[derive(Debug)]
+struct Traffic<S: Carried> {
     under_way: usize,
-    waiting: Vec<Waiting>,
+    waiting: Vec<Waiting<S>>,
 }
 
-type Waiting = (Step, oneshot::Sender<StepResult<Answer>>);
+type Waiting<S> = (S, oneshot::Sender<StepResult<<S as Carried>::Answer>>);
 
-impl Calls {
+impl<S: Carried> Calls<S> {
     pub(crate) fn new(link: Arc<Link>, runtime: Handle) -> Self {
-        Calls(Arc::new(Shared { link, runtime, traffic: Mutex::default() }))
+        let traffic = Mutex::new(Traffic { under_way: 0, waiting: Vec::new() });
+        Calls(Arc::new(Shared { link, runtime, traffic }))
     }
 
     /// What does not keep the connections open.
-    pub(crate) fn downgrade(&self) -> WeakCalls {
+    pub(crate) fn downgrade(&self) -> WeakCalls<S> {
         WeakCalls(Arc::downgrade(&self.0))
     }
 
     /// Carries out one step.
-    pub(crate) async fn submit(&self, step: Step) -> StepResult<Answer> {
+    pub(crate) async fn submit(&self, step: S) -> StepResult<S::Answer> {
         let turn = {
             let mut traffic = self.0.traffic();
             if traffic.under_way < LANES {
@@ -69,7 +80,7 @@ impl Calls {
     }
 
     /// Carries out many; one answer each, in order.
-    pub(crate) async fn submit_all(&self, steps: Vec<Step>) -> Vec<StepResult<Answer>> {
+    pub(crate) async fn submit_all(&self, steps: Vec<S>) -> Vec<StepResult<S::Answer>> {
         let (waiting, lane) = {
             let mut traffic = self.0.traffic();
             let waiting: Vec<_> = steps.into_iter().map(|step| traffic.wait(step)).collect();
@@ -88,37 +99,49 @@ impl Calls {
 }
 
 /// [`Calls`] for what the connections themselves hold on to.
-#[derive(Clone, Debug)]
-pub(crate) struct WeakCalls(Weak<Shared>);
+#[derive(Debug)]
+pub(crate) struct WeakCalls<S: Carried = Step>(Weak<Shared<S>>);
 
-impl WeakCalls {
-    pub(crate) fn upgrade(&self) -> Option<Calls> {
+impl<S: Carried> WeakCalls<S> {
+    pub(crate) fn upgrade(&self) -> Option<Calls<S>> {
         self.0.upgrade().map(Calls)
     }
 }
 
-impl Shared {
-    async fn send(&self, steps: &[Step]) -> Vec<StepResult<Answer>> {
-        match self.link.call(|whole| script::command(steps, whole)).await {
-            Ok(value) => script::answers(steps, value),
+impl<S: Carried> Clone for Calls<S> {
+    fn clone(&self) -> Self {
+        Calls(self.0.clone())
+    }
+}
+
+impl<S: Carried> Clone for WeakCalls<S> {
+    fn clone(&self) -> Self {
+        WeakCalls(self.0.clone())
+    }
+}
+
+impl<S: Carried> Shared<S> {
+    async fn send(&self, steps: &[S]) -> Vec<StepResult<S::Answer>> {
+        match self.link.call(|whole| S::command(steps, whole)).await {
+            Ok(value) => S::answers(steps, value),
             Err(error) => steps.iter().map(|_| Err(error.clone())).collect(),
         }
     }
 
-    fn traffic(&self) -> MutexGuard<'_, Traffic> {
+    fn traffic(&self) -> MutexGuard<'_, Traffic<S>> {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Traffic {
-    fn wait(&mut self, step: Step) -> oneshot::Receiver<StepResult<Answer>> {
+impl<S: Carried> Traffic<S> {
+    fn wait(&mut self, step: S) -> oneshot::Receiver<StepResult<S::Answer>> {
         let (reply, answer) = oneshot::channel();
         self.waiting.push((step, reply));
         answer
     }
 
     /// Those who go next, if any.
-    fn next(&mut self) -> Vec<Waiting> {
+    fn next(&mut self) -> Vec<Waiting<S>> {
         if self.waiting.len() <= MOST {
             return mem::take(&mut self.waiting);
         }
@@ -129,10 +152,10 @@ impl Traffic {
 
 /// The right to have a call under way. Whoever waits takes it over when it is dropped, in a task of its own: none of
 /// them hangs if another's caller goes.
-struct Lane(Arc<Shared>);
+struct Lane<S: Carried>(Arc<Shared<S>>);
 
-impl Lane {
-    async fn carry(self, mut steps: Vec<Waiting>) {
+impl<S: Carried> Lane<S> {
+    async fn carry(self, mut steps: Vec<Waiting<S>>) {
         while !steps.is_empty() {
             let (asked, replies): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
             for (answer, reply) in self.0.send(&asked).await.into_iter().zip(replies) {
@@ -145,7 +168,7 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
+impl<S: Carried> Drop for Lane<S> {
     fn drop(&mut self) {
         let next = {
             let mut traffic = self.0.traffic();
@@ -159,6 +182,6 @@ impl Drop for Lane {
     }
 }
 
-fn unanswered() -> StepResult<Answer> {
+fn unanswered<A>() -> StepResult<A> {
     Err(BackendError::unknown("redis: the call was not carried to its end"))
 }
