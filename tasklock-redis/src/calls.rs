@@ -1,11 +1,12 @@
 //! The one way in which steps reach the store: alone while few calls are under way, together otherwise.
 
 use std::{
-    fmt, mem,
+    fmt,
+    future::Future,
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use redis::{Cmd, Value};
 use tasklock_core::{BackendError, StepResult};
 use tokio::{runtime::Handle, sync::oneshot};
 
@@ -16,11 +17,8 @@ pub(crate) trait Carried: Sized + fmt::Debug + Send + Sync + 'static {
     /// What a step is answered with.
     type Answer: fmt::Debug + Send + 'static;
 
-    /// The call that carries out these steps, by the script's hash or, if the server does not know it, by its text.
-    fn command(steps: &[Self], whole: bool) -> Cmd;
-
-    /// The answers to these steps, in order.
-    fn answers(steps: &[Self], value: Value) -> Vec<StepResult<Self::Answer>>;
+    /// Has them carried out there, in one go; one answer each, in order.
+    fn carry(link: &Link, steps: &[Self]) -> impl Future<Output = Vec<StepResult<Self::Answer>>> + Send;
 }
 
 /// The most steps in one call: the server does nothing else meanwhile.
@@ -122,10 +120,7 @@ impl<S: Carried> Clone for WeakCalls<S> {
 
 impl<S: Carried> Shared<S> {
     async fn send(&self, steps: &[S]) -> Vec<StepResult<S::Answer>> {
-        match self.link.call(|whole| S::command(steps, whole)).await {
-            Ok(value) => S::answers(steps, value),
-            Err(error) => steps.iter().map(|_| Err(error.clone())).collect(),
-        }
+        S::carry(&self.link, steps).await
     }
 
     fn traffic(&self) -> MutexGuard<'_, Traffic<S>> {

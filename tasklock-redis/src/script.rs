@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use redis::{Cmd, Script, Value};
 use tasklock_core::{BackendError, StepResult};
 
-use crate::{calls::Carried, error, layout::OwnerKey};
+use crate::{calls::Carried, error, layout::OwnerKey, link::Link};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
 const SOURCE: &str = include_str!("scripts/lock.lua");
@@ -79,27 +79,35 @@ pub(crate) enum Answer {
 impl Carried for Step {
     type Answer = Answer;
 
-    fn command(steps: &[Step], whole: bool) -> Cmd {
-        let mut cmd = Cmd::with_capacity(3 + steps.len() * 5, 64 + steps.len() * 256);
-        if whole {
-            cmd.arg("EVAL").arg(SOURCE);
-        } else {
-            cmd.arg("EVALSHA").arg(SCRIPT.get_hash());
+    async fn carry(link: &Link, steps: &[Step]) -> Vec<StepResult<Answer>> {
+        match link.call(|whole| command(steps, whole)).await {
+            Ok(value) => answers(steps, value),
+            Err(error) => steps.iter().map(|_| Err(error.clone())).collect(),
         }
-        cmd.arg(steps.len());
-        for step in steps {
-            cmd.arg(step.owner.as_str());
-        }
-        for step in steps {
-            cmd.arg(step.what.name()).arg(&step.member).arg(step.ttl).arg(&*step.names);
-        }
-        cmd
     }
+}
 
-    fn answers(steps: &[Step], value: Value) -> Vec<StepResult<Answer>> {
-        let mut answers = one_each(steps.len(), value);
-        steps.iter().map(|step| answers.next().and_then(|v| parse(step.what, v)).unwrap_or_else(odd)).collect()
+/// The call that carries out these steps, by the script's hash or, if the server does not know it, by its text.
+fn command(steps: &[Step], whole: bool) -> Cmd {
+    let mut cmd = Cmd::with_capacity(3 + steps.len() * 5, 64 + steps.len() * 256);
+    if whole {
+        cmd.arg("EVAL").arg(SOURCE);
+    } else {
+        cmd.arg("EVALSHA").arg(SCRIPT.get_hash());
     }
+    cmd.arg(steps.len());
+    for step in steps {
+        cmd.arg(step.owner.as_str());
+    }
+    for step in steps {
+        cmd.arg(step.what.name()).arg(&step.member).arg(step.ttl).arg(&*step.names);
+    }
+    cmd
+}
+
+fn answers(steps: &[Step], value: Value) -> Vec<StepResult<Answer>> {
+    let mut answers = one_each(steps.len(), value);
+    steps.iter().map(|step| answers.next().and_then(|v| parse(step.what, v)).unwrap_or_else(odd)).collect()
 }
 
 /// The answers to so many steps: one step is answered with its own, many with an array of theirs.
