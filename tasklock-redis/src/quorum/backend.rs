@@ -26,12 +26,14 @@ use crate::{
 
 /// How long a node is waited for: this part of the ttl, at least so long, and never more than a quarter of the ttl.
 const PART: u32 = 20;
-const LEAST: Duration = Duration::from_millis(50);
+const LEAST: Duration = Duration::from_millis(100);
 const MOST_PART: u32 = 4;
 /// How often a ballot that is too low is raised within one attempt.
 const RAISES: usize = 3;
 /// Once a majority is connected, how long the others are waited for.
 const GRACE: Duration = Duration::from_millis(250);
+/// Once a majority has answered, and not alike, the others are waited for as long again, and at least so long.
+const LEAST_GRACE: Duration = Duration::from_millis(10);
 
 const CAPABILITIES: Capabilities =
     Capabilities::new("redis-quorum").fencing(Fencing::Strong).expiry(Expiry::Server).scope(Scope::Cluster);
@@ -46,7 +48,7 @@ const CAPABILITIES: Capabilities =
 ///
 /// There is no order among those who wait, there are no shared locks and no permits, and no lock without expiry.
 pub struct QuorumLock {
-    nodes: Vec<Node>,
+    nodes: Arc<[Node]>,
     rules: Rules,
     timeout: Duration,
     client: Arc<str>,
@@ -89,9 +91,6 @@ impl QuorumLock {
                 false
             })
             .await;
-        if let Some(error) = failed {
-            return Err(error.into());
-        }
         let step = lock.step(What::Found, VoteKey::none(), None);
         let mut answers = Vec::new();
         lock.ask(&step)
@@ -102,6 +101,9 @@ impl QuorumLock {
             .await;
         let unanswered = || BackendError::unknown("redis quorum: a node did not answer");
         answers.resize_with(lock.nodes.len(), || Err(unanswered()));
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
         let answers = answers.into_iter().collect::<StepResult<Vec<_>>>()?;
         Ok(answers.iter().filter(|answer| **answer == Answer::Yes).count())
     }
@@ -116,7 +118,7 @@ impl QuorumLock {
             let heard = Heard(Arc::new(move |message: &str| hints.deliver(place, message)));
             Ok(Node::start(config.server(client.inbox(), heard)?, &runtime))
         };
-        let nodes = nodes.into_iter().enumerate().map(node).collect::<Result<Vec<_>, LockError>>()?;
+        let nodes = nodes.into_iter().enumerate().map(node).collect::<Result<Arc<[_]>, LockError>>()?;
         Ok(QuorumLock {
             nodes,
             rules,
@@ -232,12 +234,23 @@ impl QuorumLock {
         let given_up = ballot.given_up.map(|ballot| Step { what: What::Drop, ballot, ..step.clone() });
         // A vote given under the ballot before is given back first: it does not count for this one.
         let steps: Vec<Step> = given_up.into_iter().chain([step.clone()]).collect();
-        self.round(|node| node.ask(steps.clone()))
+        let mut round = self.round(|node| node.ask(steps.clone()));
+        let start = self.clock.now();
+        round
             .until(patience, |node, answer| {
                 tally.note(node, answer);
-                tally.is_decided()
+                tally.is_decided() || tally.is_divided()
             })
             .await;
+        if !tally.is_decided() && tally.is_divided() {
+            let grace = self.clock.now().since(start).max(LEAST_GRACE).min(patience);
+            round
+                .until(grace, |node, answer| {
+                    tally.note(node, answer);
+                    tally.is_decided()
+                })
+                .await;
+        }
         self.ballots.saw(tally.counter());
         tally
     }
@@ -335,35 +348,31 @@ impl AsyncLock for QuorumLock {
         let renewals: Vec<StepResult<Option<Step>>> = claims.iter().map(|claim| self.renewal(claim)).collect();
         let steps: Vec<Step> = renewals.iter().flatten().flatten().cloned().collect();
         let shortest = claims.iter().filter_map(|claim| claim.ttl.duration()).min();
-        let mut tallies: Vec<Tally> = steps.iter().map(|_| Tally::new(self.nodes.len())).collect();
-        if !steps.is_empty() {
-            self.round(|node| node.ask_all(steps.clone()))
-                .until(self.patience(shortest), |node, answers| {
-                    tallies.iter_mut().zip(answers).for_each(|(tally, answer)| tally.note(node, answer));
-                    tallies.iter().all(Tally::is_renewed_or_gone)
-                })
-                .await;
+        if steps.is_empty() {
+            return renewals.into_iter().map(|renewal| renewal.map(|_| Renewed::NotOwner)).collect();
         }
-        let mut counted = steps.into_iter().zip(tallies);
+        let mut renewing = Renewing::new(steps, self.nodes.len());
+        let mut round = self.round(|node| node.ask_all(renewing.steps.clone()));
+        round.until(self.patience(shortest), |node, answers| renewing.note(node, answers)).await;
+        let mut answered = renewing.tallies.iter();
         let mut outcomes = Vec::with_capacity(claims.len());
         for (claim, renewal) in claims.iter().zip(renewals) {
-            let outcome = match renewal {
-                Err(error) => Err(error),
-                Ok(None) => Ok(Renewed::NotOwner),
-                Ok(Some(_)) => match counted.next() {
-                    None => Err(BackendError::fatal("redis quorum: a renewal was not sent")),
-                    Some((step, tally)) => {
-                        let until = claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
-                        let outcome = tally.renewed(Validity::Until(until), FencingToken::new(step.ballot));
+            outcomes.push(match (renewal, &claim.ttl) {
+                (Err(error), _) => Err(error),
+                (Ok(None), _) => Ok(Renewed::NotOwner),
+                (Ok(Some(step)), ttl) => {
+                    let until = ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
+                    let outcome = answered.next().map(|tally| {
                         self.ballots.saw(tally.counter());
-                        if let Ok(Renewed::Held { .. }) = outcome {
-                            self.tell(&tally.to_mend(), &Step { what: What::Mend, ..step });
-                        }
-                        outcome
-                    }
-                },
-            };
-            outcomes.push(outcome);
+                        tally.renewed(Validity::Until(until), FencingToken::new(step.ballot))
+                    });
+                    outcome.unwrap_or_else(|| Err(BackendError::fatal("redis quorum: a renewal was not sent")))
+                }
+            });
+        }
+        if renewing.tallies.iter().any(Tally::is_held) {
+            // Whatever the others still have to say: they are not waited for, and not to be left without a vote.
+            self.runtime.spawn(renewing.mend(round, self.nodes.clone(), self.runtime.clone(), self.timeout));
         }
         outcomes
     }
@@ -398,6 +407,49 @@ impl AsyncLock for QuorumLock {
 
     fn powers(&self) -> Powers<'_> {
         Powers::default().with_administer(self)
+    }
+}
+
+/// Renewals under way, and what they have come to.
+struct Renewing {
+    steps: Vec<Step>,
+    tallies: Vec<Tally>,
+}
+
+impl Renewing {
+    fn new(steps: Vec<Step>, nodes: usize) -> Self {
+        let tallies = steps.iter().map(|_| Tally::new(nodes)).collect();
+        Renewing { steps, tallies }
+    }
+
+    /// Whether further answers would change nothing.
+    fn note(&mut self, node: usize, answers: Vec<StepResult<Answer>>) -> bool {
+        self.tallies.iter_mut().zip(answers).for_each(|(tally, answer)| tally.note(node, answer));
+        self.tallies.iter().all(Tally::is_renewed_or_gone)
+    }
+
+    /// Gives those that are held the votes of the nodes that have none for anybody.
+    async fn mend(
+        mut self,
+        mut round: Round<Vec<StepResult<Answer>>>,
+        nodes: Arc<[Node]>,
+        runtime: Handle,
+        patience: Duration,
+    ) {
+        round
+            .until(patience, |node, answers| {
+                self.note(node, answers);
+                false
+            })
+            .await;
+        let mut to_mend: Vec<Vec<Step>> = nodes.iter().map(|_| Vec::new()).collect();
+        for (step, tally) in self.steps.iter().zip(&self.tallies).filter(|(_, tally)| tally.is_held()) {
+            for node in tally.to_mend() {
+                to_mend[node].push(Step { what: What::Mend, ..step.clone() });
+            }
+        }
+        let asked = nodes.iter().zip(to_mend).filter(|(_, steps)| !steps.is_empty());
+        drop(Round::new(&runtime, asked.map(|(node, steps)| node.ask_all(steps))));
     }
 }
 

@@ -215,7 +215,7 @@ impl QuorumConfig {
     }
 
     /// How long making a connection may take, and at most each answer: 1 s by default, 10 ms to 60 s. A server is waited
-    /// for no longer than a twentieth of the ttl, or 50 ms if that is less.
+    /// for no longer than a twentieth of the ttl, but at least 100 ms.
     ///
     /// # Errors
     ///

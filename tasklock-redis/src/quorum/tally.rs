@@ -43,6 +43,11 @@ impl Tally {
         votes >= self.majority || is_lost && (voting >= self.majority || voting + missing < self.majority)
     }
 
+    /// Whether most have answered, and not alike: the others may decide, and are not worth a long wait.
+    pub(super) fn is_divided(&self) -> bool {
+        self.voting() >= self.majority
+    }
+
     /// What an attempt has come to, if no more answers come.
     pub(super) fn verdict(&self, ballot: u64) -> Verdict {
         let held: Vec<&Standing> = self.standing().filter(|standing| !standing.record.is_empty()).collect();
@@ -80,9 +85,14 @@ impl Tally {
         self.votes() >= self.majority || self.gone() >= self.majority
     }
 
+    /// Whether a majority has confirmed it.
+    pub(super) fn is_held(&self) -> bool {
+        self.votes() >= self.majority
+    }
+
     /// What a renewal has come to. Where neither is certain, the owner's deadline is what counts.
     pub(super) fn renewed(&self, validity: Validity, token: FencingToken) -> StepResult<Renewed> {
-        if self.votes() >= self.majority {
+        if self.is_held() {
             return Ok(Renewed::held(validity, Some(token)));
         }
         if self.gone() >= self.majority {
