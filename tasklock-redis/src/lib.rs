@@ -61,7 +61,7 @@ mod error;
 mod inbox;
 mod layout;
 mod link;
-mod quorum;
+pub mod quorum;
 mod script;
 
 pub use redis;

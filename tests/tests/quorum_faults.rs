@@ -12,7 +12,7 @@ use std::{
 
 use tasklock::{
     AsyncLock, Attempt, Claim, Clock, Fence, FencingToken, Guard, Intent, Key, LockError, Locker, LossReason, Nonce,
-    Owner, QuorumLock, ReleaseOutcome, Released, Renew, Renewed, Request, Ttl, connect, redis,
+    Owner, QuorumLock, ReleaseOutcome, Released, Renew, Request, Ttl, connect, redis,
     testing::{poll_times, until_quiet},
 };
 use tasklock_tests::{eventually, servers::RedisQuorum};
@@ -178,7 +178,8 @@ async fn late_votes_are_taken_back() {
         counters(&0).await && counters(&1).await && counters(&2).await && most(&quorum, &ALL).await == 0
     })
     .await;
-    granted(&lock, &request(LONG)).await;
+    let granted = async || matches!(lock.try_acquire(&request(LONG)).await, Ok(Attempt::Granted(_)));
+    eventually("nothing stands in the way", granted).await;
 }
 
 /// The first holder has the votes of three, one of which forgets it. Were that one to vote again at once, as it does here
@@ -192,8 +193,9 @@ async fn without_quarantine_there_would_be_two_holders() {
         for node in [3, 4] {
             vote_of_a_stranger(&quorum, node, "try", 1).await;
         }
-        let held = request(Duration::from_secs(40));
-        let token = granted(&first, &held).await;
+        let held = request(Duration::from_secs(55));
+        let until = held.until(held.since);
+        granted(&first, &held).await;
         for node in [3, 4] {
             vote_of_a_stranger(&quorum, node, "leave", 1).await;
         }
@@ -207,24 +209,23 @@ async fn without_quarantine_there_would_be_two_holders() {
             let marked: i64 = call.query_async(&mut one.clone()).await.unwrap();
             assert_eq!(marked, 1);
         }
-        eventually("connected again", async || {
-            let clients: String = quorum.nodes[0].ask(&["CLIENT", "LIST", "TYPE", "pubsub"]).await;
-            clients.lines().count() == 2
-        })
-        .await;
-        let thief = request(Duration::from_secs(10));
-        let outcome = second.try_acquire(&thief).await;
+        let steal = async || {
+            let thief = request(Duration::from_secs(10));
+            matches!(second.try_acquire(&thief).await, Ok(Attempt::Granted(_)))
+        };
         if waits {
-            assert!(matches!(outcome, Ok(Attempt::Busy(_))), "{outcome:?}");
-            // And the first goes on: nodes that were free by then give it their votes.
+            let asked = async || {
+                assert!(!steal().await, "two holders");
+                quorum.nodes[0].keys().await.contains_key("tasklock:1:boot")
+            };
+            eventually("the node that forgot was asked", asked).await;
+            // What the first has left is no majority, and what it lacks could not be another's: its deadline decides.
             let renewed = first.renew(&[Claim::of(&held)]).await;
-            assert!(
-                matches!(renewed[..], [Ok(Renewed::Held { token: Some(same), .. })] if same == token),
-                "{renewed:?}"
-            );
+            assert!(matches!(&renewed[..], [Err(error)] if error.is_retryable()), "{renewed:?}");
         } else {
-            assert!(matches!(outcome, Ok(Attempt::Granted(_))), "the schedule does not bite: {outcome:?}");
+            eventually("the schedule bites", steal).await;
         }
+        assert!(Clock::current().now() < until, "the first may no longer believe so, and this shows nothing");
     }
 }
 
@@ -253,7 +254,7 @@ async fn renewals_mend() {
     let (here, there) = (locker(&quorum).await, locker(&quorum).await);
     quorum.nodes[4].kill();
     let held = here.key("job").renew(Renew::Every(Duration::from_millis(200))).acquire().await.unwrap();
-    assert_eq!(most(&quorum, &ALL[..4]).await.max(3), 4, "four are there");
+    eventually("four have it", async || most(&quorum, &ALL[..4]).await == 4).await;
     quorum.nodes[4].restart_empty();
     let waiter = waiting(&there);
     eventually("five have it", async || most(&quorum, &ALL).await == 5).await;
@@ -279,7 +280,7 @@ async fn a_broken_lock_is_not_mended() {
     assert!(there.break_lock("job").await.unwrap());
     assert_eq!(soon("told", held.lost()).await, LossReason::Stolen);
     assert_eq!(held.release().await.unwrap(), ReleaseOutcome::AlreadyLost);
-    assert_eq!(most(&quorum, &ALL).await, 0);
+    eventually("no vote is left", async || most(&quorum, &ALL).await == 0).await;
 }
 
 /// Whoever gives back has a waiter look again, which is all that `wait` waits for.

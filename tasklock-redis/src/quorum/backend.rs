@@ -38,8 +38,8 @@ const LEAST_GRACE: Duration = Duration::from_millis(10);
 const CAPABILITIES: Capabilities =
     Capabilities::new("redis-quorum").fencing(Fencing::Strong).expiry(Expiry::Server).scope(Scope::Cluster);
 
-/// Locks in a majority of several Redis or Valkey servers that know nothing of each other: see
-/// [`QuorumConfig`] for addresses and for what has to be said of the servers.
+/// Locks in a majority of several Redis or Valkey servers that know nothing of each other: see the
+/// [module](crate::quorum) for how, [`QuorumConfig`] for addresses and for what has to be said of the servers.
 ///
 /// A node that is down, slow or has forgotten everything costs nothing as long as most are not. Core polls, with growing
 /// pauses; whoever gives a lock back has the one that waits for longest look again.
@@ -205,9 +205,15 @@ impl QuorumLock {
         self.round(|node| node.ask(vec![step.clone()]))
     }
 
-    /// Has these nodes told, without waiting for what they say.
-    fn tell(&self, nodes: &[usize], step: &Step) {
-        drop(Round::new(&self.runtime, nodes.iter().map(|node| self.nodes[*node].ask(vec![step.clone()]))));
+    /// Has these nodes give back their votes, without waiting for what they say.
+    fn give_back(&self, nodes: &[usize], step: &Step) {
+        let keep = self.longest();
+        drop(Round::new(&self.runtime, nodes.iter().map(|node| self.nodes[*node].give_back(step.clone(), keep))));
+    }
+
+    /// No vote outlives this.
+    fn longest(&self) -> Duration {
+        Duration::from_millis(self.rules.longest)
     }
 
     /// How long a node is waited for.
@@ -217,7 +223,7 @@ impl QuorumLock {
 
     /// A ttl in milliseconds, rounded up: a vote must not end before the lease does.
     fn ttl(&self, ttl: Ttl) -> StepResult<u64> {
-        let longest = Duration::from_millis(self.rules.longest);
+        let longest = self.longest();
         let ms = ttl.duration().and_then(|ttl| u64::try_from(ttl.as_nanos().div_ceil(1_000_000)).ok());
         ms.filter(|ms| *ms <= self.rules.longest).ok_or_else(|| {
             let ttl = ttl.duration().map_or_else(|| "never".to_owned(), |ttl| format!("{ttl:?}"));
@@ -255,10 +261,10 @@ impl QuorumLock {
         tally
     }
 
-    /// Asks until what was asked for is certain or the time is over.
-    async fn count(&self, step: &Step, patience: Duration, done: fn(&Tally) -> bool) -> Tally {
+    /// What the answers come to when what was asked for is certain, or the time is over.
+    async fn count(&self, mut round: Round<StepResult<Answer>>, patience: Duration, done: fn(&Tally) -> bool) -> Tally {
         let mut tally = Tally::new(self.nodes.len());
-        self.ask(step)
+        round
             .until(patience, |node, answer| {
                 tally.note(node, answer);
                 done(&tally)
@@ -311,7 +317,7 @@ impl AsyncLock for QuorumLock {
                 if asking.won() {
                     return Ok(Attempt::Granted(Grant::new(Some(token), Validity::Until(request.until(sent)))));
                 }
-                self.tell(&self.everywhere(), &Step { what: What::Leave, waits: None, ..step });
+                self.give_back(&self.everywhere(), &Step { what: What::Leave, waits: None, ..step });
                 return Err(BackendError::fatal("redis quorum: this acquisition was withdrawn before"));
             }
             asking.give_up();
@@ -319,7 +325,7 @@ impl AsyncLock for QuorumLock {
                 continue;
             }
             // At once, to those that have not answered, too: whatever they do late, they then take back.
-            self.tell(&tally.may_have_voted(), &Step { what: What::Drop, ..step });
+            self.give_back(&tally.may_have_voted(), &Step { what: What::Drop, ..step });
             return match verdict {
                 Verdict::Failed(error) => {
                     asking.failed();
@@ -357,11 +363,11 @@ impl AsyncLock for QuorumLock {
         let mut answered = renewing.tallies.iter();
         let mut outcomes = Vec::with_capacity(claims.len());
         for (claim, renewal) in claims.iter().zip(renewals) {
-            outcomes.push(match (renewal, &claim.ttl) {
-                (Err(error), _) => Err(error),
-                (Ok(None), _) => Ok(Renewed::NotOwner),
-                (Ok(Some(step)), ttl) => {
-                    let until = ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
+            outcomes.push(match renewal {
+                Err(error) => Err(error),
+                Ok(None) => Ok(Renewed::NotOwner),
+                Ok(Some(step)) => {
+                    let until = claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
                     let outcome = answered.next().map(|tally| {
                         self.ballots.saw(tally.counter());
                         tally.renewed(Validity::Until(until), FencingToken::new(step.ballot))
@@ -378,12 +384,13 @@ impl AsyncLock for QuorumLock {
     }
 
     async fn release(&self, claim: &Claim) -> StepResult<Released> {
-        let keep = Duration::from_millis(self.rules.longest);
+        let keep = self.longest();
         let tried = self.tries.end(claim.nonce, claim.unsettled, self.clock.now(), keep);
         let Some(ballot) = tried.max(claim.token.map(FencingToken::get)) else { return Ok(Released::NotOwner) };
         let step = self.step(What::Leave, VoteKey::of(&claim.key), Some(claim.nonce));
         let step = Step { ballot, waits: Some((self.client.clone(), 0)), ..step };
-        let released = self.count(&step, self.patience(claim.ttl.duration()), Tally::is_released).await.released()?;
+        let round = self.round(|node| node.give_back(step.clone(), keep));
+        let released = self.count(round, self.patience(claim.ttl.duration()), Tally::is_released).await.released()?;
         if !claim.unsettled {
             self.tries.forget(claim.nonce);
         }
@@ -392,16 +399,22 @@ impl AsyncLock for QuorumLock {
 
     async fn inspect(&self, key: &Key) -> StepResult<State> {
         let step = self.step(What::Look, VoteKey::of(key), None);
-        let holder = self.count(&step, self.timeout, Tally::is_seen).await.holder()?;
+        let holder = self.count(self.ask(&step), self.timeout, Tally::is_seen).await.holder()?;
         Ok(State::new(holder.map(Arc::new), None))
     }
 
     async fn ping(&self) -> StepResult<()> {
         let step = self.step(What::Hello, VoteKey::none(), None);
-        self.count(&step, self.timeout, Tally::is_answered).await.answered()
+        self.count(self.ask(&step), self.timeout, Tally::is_answered).await.answered()
     }
 
     async fn close(&self) {
+        let idle = async {
+            while self.nodes.iter().any(Node::is_giving_back) {
+                tokio::time::sleep(LEAST_GRACE).await;
+            }
+        };
+        let _ = tokio::time::timeout(self.timeout, idle).await;
         self.nodes.iter().for_each(Node::close);
     }
 
@@ -457,7 +470,7 @@ impl Administer for QuorumLock {
     fn revoke<'a>(&'a self, key: &'a Key, seen: Option<Nonce>) -> BoxFuture<'a, StepResult<bool>> {
         Box::pin(async move {
             let step = self.step(What::Revoke, VoteKey::of(key), seen);
-            let released = self.count(&step, self.timeout, Tally::is_released).await.released()?;
+            let released = self.count(self.ask(&step), self.timeout, Tally::is_released).await.released()?;
             Ok(released == Released::Released)
         })
     }

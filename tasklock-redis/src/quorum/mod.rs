@@ -24,7 +24,7 @@
 //! 3. *Majority.* Only votes at exactly this ballot count. The lease is dated from before the round.
 //! 4. *No majority.* What was won is given back at once, by all nodes that may have voted. Enough nodes have answered, and some
 //!    have voted for another: busy. Too few have: an outage.
-//! 5. *Release* goes to all nodes. It ends the ballot, and those below it, of its nonce: whatever of them arrives later is dead.
+//! 5. *Release* goes to all nodes; one that cannot be told is told later, as long as its vote could last. It ends the ballot, and those below it, of its nonce: whatever of them arrives later is dead.
 //! 6. *Renew.* Conditional on nonce and ballot. A node that missed the acquisition votes now, as it would have then. With a
 //!    majority confirmed, those that have forgotten it or have voted for others in vain meanwhile are *mended*: they vote
 //!    below their counter, for a ballot that has not ended. Without one, the lease is lost if a majority could be another's;
