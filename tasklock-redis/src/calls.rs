@@ -2,6 +2,8 @@
 
 use std::{
     collections::VecDeque,
+    fmt,
+    future::Future,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
@@ -9,10 +11,16 @@ use std::{
 use tasklock_core::{BackendError, StepResult};
 use tokio::{runtime::Handle, sync::oneshot};
 
-use crate::{
-    link::Link,
-    script::{self, Answer, Step},
-};
+use crate::{link::Link, script::Step};
+
+/// One step of a script that carries out any number of them.
+pub(crate) trait Carried: Sized + fmt::Debug + Send + Sync + 'static {
+    /// What a step is answered with.
+    type Answer: fmt::Debug + Send + 'static;
+
+    /// Has them carried out there, in one go; one answer each, in order.
+    fn carry(link: &Link, steps: &[Self]) -> impl Future<Output = Vec<StepResult<Self::Answer>>> + Send;
+}
 
 /// The most steps in one call: the server does nothing else meanwhile.
 const MOST: usize = 64;
@@ -26,36 +34,37 @@ const LANES: usize = 2;
 ///
 /// A step that finds a lane free is sent at once, by its caller. Else it waits with others until a call has been
 /// answered, and they go together. So the busier it is, the more steps share a call.
-#[derive(Clone, Debug)]
-pub(crate) struct Calls(Arc<Shared>);
+#[derive(Debug)]
+pub(crate) struct Calls<S: Carried = Step>(Arc<Shared<S>>);
 
 #[derive(Debug)]
-struct Shared {
+struct Shared<S: Carried> {
     link: Arc<Link>,
     runtime: Handle,
-    traffic: Mutex<Traffic>,
+    traffic: Mutex<Traffic<S>>,
 }
 
-#[derive(Debug, Default)]
-struct Traffic {
+#[derive(Debug)]
+struct Traffic<S: Carried> {
     under_way: usize,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<Waiting<S>>,
 }
 
-type Waiting = (Step, oneshot::Sender<StepResult<Answer>>);
+type Waiting<S> = (S, oneshot::Sender<StepResult<<S as Carried>::Answer>>);
 
-impl Calls {
+impl<S: Carried> Calls<S> {
     pub(crate) fn new(link: Arc<Link>, runtime: Handle) -> Self {
-        Calls(Arc::new(Shared { link, runtime, traffic: Mutex::default() }))
+        let traffic = Mutex::new(Traffic { under_way: 0, waiting: VecDeque::new() });
+        Calls(Arc::new(Shared { link, runtime, traffic }))
     }
 
     /// What does not keep the connections open.
-    pub(crate) fn downgrade(&self) -> WeakCalls {
+    pub(crate) fn downgrade(&self) -> WeakCalls<S> {
         WeakCalls(Arc::downgrade(&self.0))
     }
 
     /// Carries out one step.
-    pub(crate) async fn submit(&self, step: Step) -> StepResult<Answer> {
+    pub(crate) async fn submit(&self, step: S) -> StepResult<S::Answer> {
         let turn = {
             let mut traffic = self.0.traffic();
             if traffic.under_way < LANES {
@@ -72,7 +81,7 @@ impl Calls {
     }
 
     /// Carries out many; one answer each, in order.
-    pub(crate) async fn submit_all(&self, steps: Vec<Step>) -> Vec<StepResult<Answer>> {
+    pub(crate) async fn submit_all(&self, steps: Vec<S>) -> Vec<StepResult<S::Answer>> {
         let (waiting, lane) = {
             let mut traffic = self.0.traffic();
             let waiting: Vec<_> = steps.into_iter().map(|step| traffic.wait(step)).collect();
@@ -91,37 +100,46 @@ impl Calls {
 }
 
 /// [`Calls`] for what the connections themselves hold on to.
-#[derive(Clone, Debug)]
-pub(crate) struct WeakCalls(Weak<Shared>);
+#[derive(Debug)]
+pub(crate) struct WeakCalls<S: Carried = Step>(Weak<Shared<S>>);
 
-impl WeakCalls {
-    pub(crate) fn upgrade(&self) -> Option<Calls> {
+impl<S: Carried> WeakCalls<S> {
+    pub(crate) fn upgrade(&self) -> Option<Calls<S>> {
         self.0.upgrade().map(Calls)
     }
 }
 
-impl Shared {
-    async fn send(&self, steps: &[Step]) -> Vec<StepResult<Answer>> {
-        match self.link.call(|whole| script::command(steps, whole)).await {
-            Ok(value) => script::answers(steps, value),
-            Err(error) => steps.iter().map(|_| Err(error.clone())).collect(),
-        }
+impl<S: Carried> Clone for Calls<S> {
+    fn clone(&self) -> Self {
+        Calls(self.0.clone())
+    }
+}
+
+impl<S: Carried> Clone for WeakCalls<S> {
+    fn clone(&self) -> Self {
+        WeakCalls(self.0.clone())
+    }
+}
+
+impl<S: Carried> Shared<S> {
+    async fn send(&self, steps: &[S]) -> Vec<StepResult<S::Answer>> {
+        S::carry(&self.link, steps).await
     }
 
-    fn traffic(&self) -> MutexGuard<'_, Traffic> {
+    fn traffic(&self) -> MutexGuard<'_, Traffic<S>> {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Traffic {
-    fn wait(&mut self, step: Step) -> oneshot::Receiver<StepResult<Answer>> {
+impl<S: Carried> Traffic<S> {
+    fn wait(&mut self, step: S) -> oneshot::Receiver<StepResult<S::Answer>> {
         let (reply, answer) = oneshot::channel();
         self.waiting.push_back((step, reply));
         answer
     }
 
     /// Those who go next, if any.
-    fn next(&mut self) -> Vec<Waiting> {
+    fn next(&mut self) -> Vec<Waiting<S>> {
         let next = self.waiting.drain(..self.waiting.len().min(MOST)).collect();
         if self.waiting.is_empty() && self.waiting.capacity() > ROOM_KEPT {
             self.waiting = VecDeque::new();
@@ -132,14 +150,14 @@ impl Traffic {
 
 /// The right to have a call under way. Whoever waits takes it over when it is dropped, in a task of its own: none of
 /// them hangs if another's caller goes.
-struct Lane {
-    calls: Arc<Shared>,
+struct Lane<S: Carried> {
+    calls: Arc<Shared<S>>,
     /// Whether it was used: if not, the runtime takes no tasks any more.
     used: bool,
 }
 
-impl Lane {
-    async fn carry(mut self, mut steps: Vec<Waiting>) {
+impl<S: Carried> Lane<S> {
+    async fn carry(mut self, mut steps: Vec<Waiting<S>>) {
         self.used = true;
         while !steps.is_empty() {
             let (asked, replies): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
@@ -153,7 +171,7 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
+impl<S: Carried> Drop for Lane<S> {
     fn drop(&mut self) {
         let mut traffic = self.calls.traffic();
         let next = if self.used { traffic.next() } else { Vec::new() };
@@ -168,6 +186,6 @@ impl Drop for Lane {
     }
 }
 
-fn unanswered() -> StepResult<Answer> {
+fn unanswered<A>() -> StepResult<A> {
     Err(BackendError::unknown("redis: the call was not carried to its end"))
 }

@@ -58,6 +58,10 @@ impl Client {
         format!("{}.{nonce}", self.0)
     }
 
+    pub(crate) fn id(&self) -> &str {
+        &self.0
+    }
+
     pub(crate) fn inbox(&self) -> String {
         format!("{INBOX}{}", self.0)
     }

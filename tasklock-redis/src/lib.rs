@@ -1,6 +1,7 @@
 //! Locks in Redis and Valkey: fenced, fair and pushed, in one round trip.
 //!
-//! Most people want the crate `tasklock` with its feature `redis`, and `tasklock::connect("redis://…")`.
+//! Most people want the crate `tasklock` with its feature `redis`, and `tasklock::connect("redis://…")`. What follows is
+//! about one server; [`QuorumLock`] is about a majority of several that know nothing of each other.
 //!
 //! # Layout
 //!
@@ -60,8 +61,13 @@ mod error;
 mod inbox;
 mod layout;
 mod link;
+pub mod quorum;
 mod script;
 
 pub use redis;
 
-pub use crate::{backend::RedisLock, config::RedisConfig};
+pub use crate::{
+    backend::RedisLock,
+    config::RedisConfig,
+    quorum::{QuorumConfig, QuorumLock},
+};

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use redis::{Cmd, Script, Value};
 use tasklock_core::{BackendError, StepResult};
 
-use crate::{error, layout::OwnerKey};
+use crate::{calls::Carried, error, layout::OwnerKey, link::Link};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
 const SOURCE: &str = include_str!("scripts/lock.lua");
@@ -76,8 +76,19 @@ pub(crate) enum Answer {
     },
 }
 
+impl Carried for Step {
+    type Answer = Answer;
+
+    async fn carry(link: &Link, steps: &[Step]) -> Vec<StepResult<Answer>> {
+        match link.call(|whole| command(steps, whole)).await {
+            Ok(value) => answers(steps, value),
+            Err(error) => steps.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+}
+
 /// The call that carries out these steps, by the script's hash or, if the server does not know it, by its text.
-pub(crate) fn command(steps: &[Step], whole: bool) -> Cmd {
+fn command(steps: &[Step], whole: bool) -> Cmd {
     let mut cmd = Cmd::with_capacity(3 + steps.len() * 5, 64 + steps.len() * 256);
     if whole {
         cmd.arg("EVAL").arg(SOURCE);
@@ -94,15 +105,19 @@ pub(crate) fn command(steps: &[Step], whole: bool) -> Cmd {
     cmd
 }
 
-/// The answers to these steps, in order: one step is answered with its own, many with an array of theirs.
-pub(crate) fn answers(steps: &[Step], value: Value) -> Vec<StepResult<Answer>> {
-    let mut answers = match value {
-        answer if steps.len() == 1 => vec![answer],
+fn answers(steps: &[Step], value: Value) -> Vec<StepResult<Answer>> {
+    let mut answers = one_each(steps.len(), value);
+    steps.iter().map(|step| answers.next().and_then(|v| parse(step.what, v)).unwrap_or_else(odd)).collect()
+}
+
+/// The answers to so many steps: one step is answered with its own, many with an array of theirs.
+pub(crate) fn one_each(steps: usize, value: Value) -> impl Iterator<Item = Value> {
+    match value {
+        answer if steps == 1 => vec![answer],
         Value::Array(answers) => answers,
         _ => Vec::new(),
     }
-    .into_iter();
-    steps.iter().map(|step| answers.next().and_then(|v| parse(step.what, v)).unwrap_or_else(odd)).collect()
+    .into_iter()
 }
 
 /// The text of a failure within the script, if this is one.
@@ -135,7 +150,7 @@ fn held(parts: &[Value]) -> Option<Answer> {
     Some(Answer::Held { record: text(record)?, left: *left, count: *count, now: u64::try_from(*now).ok()? })
 }
 
-fn text(value: &Value) -> Option<String> {
+pub(crate) fn text(value: &Value) -> Option<String> {
     match value {
         Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
         Value::SimpleString(text) => Some(text.clone()),
@@ -143,6 +158,6 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-fn odd() -> StepResult<Answer> {
+pub(crate) fn odd<A>() -> StepResult<A> {
     Err(BackendError::unknown("redis: an answer that cannot be understood"))
 }

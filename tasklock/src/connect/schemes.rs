@@ -5,7 +5,7 @@ use tasklock_core::{LockError, Locker, MemoryLock};
 use super::{Address, Connecting};
 
 /// Schemes that belong to backends of this project, and the features that bring them.
-pub(super) const FEATURES: [(&str, &str); 13] = [
+pub(super) const FEATURES: [(&str, &str); 17] = [
     ("redis", "redis"),
     ("rediss", "redis-tls"),
     ("valkey", "redis"),
@@ -13,6 +13,10 @@ pub(super) const FEATURES: [(&str, &str); 13] = [
     ("redis+unix", "redis"),
     ("valkey+unix", "redis"),
     ("unix", "redis"),
+    ("redis-quorum", "redis"),
+    ("rediss-quorum", "redis-tls"),
+    ("valkey-quorum", "redis"),
+    ("valkeys-quorum", "redis-tls"),
     ("dynamodb", "dynamodb"),
     ("file", "local"),
     ("socket", "local"),
@@ -29,6 +33,8 @@ pub(super) fn own(scheme: &str, address: &mut Address) -> Result<Option<Connecti
         "file" | "socket" => local(address)?,
         #[cfg(feature = "redis")]
         "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix" => redis(address)?,
+        #[cfg(feature = "redis")]
+        "redis-quorum" | "rediss-quorum" | "valkey-quorum" | "valkeys-quorum" => redis_quorum(address)?,
         #[cfg(feature = "dynamodb")]
         "dynamodb" => dynamodb(address)?,
         #[cfg(feature = "rabbitmq")]
@@ -80,6 +86,15 @@ fn redis(address: &mut Address) -> Result<Connecting, LockError> {
     let config = tasklock_redis::RedisConfig::from_parsed(&address.url)?;
     let known = config.parameters();
     let config = configured(config, address, known, tasklock_redis::RedisConfig::parameter)?;
+    Ok(Box::pin(async { Ok(Locker::builder(config.connect().await?)) }))
+}
+
+#[cfg(feature = "redis")]
+fn redis_quorum(address: &mut Address) -> Result<Connecting, LockError> {
+    let others = address.take_others();
+    let config = tasklock_redis::QuorumConfig::from_hosts(&address.url, &others)?;
+    let known = config.parameters();
+    let config = configured(config, address, known, tasklock_redis::QuorumConfig::parameter)?;
     Ok(Box::pin(async { Ok(Locker::builder(config.connect().await?)) }))
 }
 

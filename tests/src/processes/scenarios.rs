@@ -15,8 +15,15 @@ const SOON: Duration = Duration::from_secs(8);
 pub struct Scene<'a> {
     /// [`worker!`](crate::worker).
     pub program: &'a str,
-    /// Without parameters.
+    /// With parameters or without.
     pub url: &'a str,
+}
+
+impl Scene<'_> {
+    fn with(&self, parameter: &str) -> String {
+        let first = if self.url.contains('?') { '&' } else { '?' };
+        format!("{}{first}{parameter}", self.url)
+    }
 }
 
 /// Four processes of sixteen tasks. Some are stopped past their ttl while they hold and go on, some are killed while they
@@ -28,7 +35,7 @@ pub struct Scene<'a> {
 /// If it is not so.
 pub async fn a_fenced_store_loses_no_update(scene: Scene<'_>) {
     let store = Store::open();
-    let url = format!("{}?ttl=500ms", scene.url);
+    let url = scene.with("ttl=500ms");
     let start = || Worker::adding(scene.program, &url, &store, KEY, 16);
     let (paused, killed, stopped, last) = (start().await, start().await, start().await, start().await);
     let all = [&paused, &killed, &stopped, &last].map(Worker::pid);
@@ -77,7 +84,7 @@ pub async fn a_fenced_store_loses_no_update(scene: Scene<'_>) {
 /// If it is not so.
 pub async fn a_killed_holder_is_followed_after_its_ttl(scene: Scene<'_>) {
     let store = Store::open();
-    let url = format!("{}?ttl=1s", scene.url);
+    let url = scene.with("ttl=1s");
     let start = || Worker::adding(scene.program, &url, &store, KEY, 4);
     let (killed, next) = (start().await, start().await);
     store.next_read(&[next.pid()], 0);

@@ -2,11 +2,13 @@
 
 mod certificates;
 mod folder;
+mod quorum;
 mod redis;
 
 pub use self::{
     certificates::make_certificates,
     folder::Folder,
+    quorum::RedisQuorum,
     redis::{RedisServer, RedisSettings},
 };
 
