@@ -42,6 +42,7 @@ mod error;
 mod guard;
 mod guards;
 mod holder;
+mod hosts;
 #[cfg(feature = "axum")]
 mod http;
 mod join;

@@ -1,9 +1,10 @@
-//! What `#[synchronized]` expands to, besides the public API. Not for others: it changes without notice.
+//! What `#[synchronized]` expands to, and what this project's crates share, besides the public API. Not for others: it
+//! changes without notice.
 
 use std::sync::Arc;
 
-pub use crate::encode::KeyBuilder;
 use crate::{InvalidKey, Key, KeyLock, LockError, LockKey, Locker};
+pub use crate::{encode::KeyBuilder, hosts::split_hosts};
 
 /// The locker to be used where none is named.
 pub fn locker() -> Result<Locker, LockError> {

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use tasklock_core::{BoxFuture, InvalidUrl, LockError, Locker, LockerBuilder, Ttl, Wait};
+use tasklock_core::{__private::split_hosts, BoxFuture, InvalidUrl, LockError, Locker, LockerBuilder, Ttl, Wait};
 use url::Url;
 
 use self::schemes::FEATURES;
@@ -26,6 +26,9 @@ use self::schemes::FEATURES;
 /// | `redis://user:password@host:6379/0`, `valkey://…` | a Redis or Valkey server | `redis` |
 /// | `rediss://…`, `valkeys://…` | the same, by TLS | `redis-tls` |
 /// | `redis+unix:///path`, `unix:///path` | the same, on this machine | `redis` |
+/// | `redis-sentinel://h1:26379,h2,h3/0?service=mymaster` | the master that these sentinels name | `redis` |
+/// | `redis-cluster://h1:6379,h2,h3` | a Redis or Valkey cluster | `redis` |
+/// | `rediss-sentinel://…`, `rediss-cluster://…` | the same, by TLS | `redis-tls` |
 /// | `dynamodb://table?region=…&endpoint=…` | a DynamoDB table; credentials come from where the AWS SDK looks | `dynamodb` |
 /// | `amqp://user:password@host:5672/vhost`, `amqps://…` | a RabbitMQ broker; `RabbitConfig` has its parameters | `rabbitmq` |
 /// | your own | see [`register_scheme`] | |
@@ -169,6 +172,8 @@ pub struct Address {
     /// Whether a path was written that does not begin with a slash, which a URL does not tell.
     #[cfg_attr(not(feature = "local"), allow(dead_code))]
     relative: bool,
+    /// Hosts after the first, as they are written: `b:2` of `scheme://a:1,b:2`.
+    others: Vec<String>,
     params: Vec<(String, String)>,
     known: Vec<&'static str>,
 }
@@ -177,11 +182,12 @@ impl Address {
     pub(crate) fn parse(text: &str) -> Result<Self, LockError> {
         // Not even the text of a broken address is shown: it may contain a password.
         let broken = |error| InvalidUrl::new("the address", format!("is not a URL ({error}); an example is `memory:`"));
-        let url = Url::parse(text.trim()).map_err(broken)?;
+        let (first, others) = split_hosts(text.trim());
+        let url = Url::parse(&first).map_err(broken)?;
         let path = text.trim().split_once(':').map_or("", |(_, path)| path);
         let relative = !(path.is_empty() || path.starts_with(['/', '?', '#']));
         let params: Vec<_> = url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
-        let address = Address { url, relative, params, known: Vec::new() };
+        let address = Address { url, relative, others, params, known: Vec::new() };
         for (n, (name, _)) in address.params.iter().enumerate() {
             if address.params[..n].iter().any(|(other, _)| other == name) {
                 return Err(address.wrong(format!("the parameter `{name}` is given twice")).into());
@@ -190,10 +196,16 @@ impl Address {
         Ok(address)
     }
 
-    /// The whole URL, secrets included.
+    /// The whole URL, secrets included. Of several hosts it has the first.
     #[must_use]
     pub fn url(&self) -> &Url {
         &self.url
+    }
+
+    /// Takes the hosts after the first: `b:2` of `scheme://a:1,b:2`. Left where they are, they are refused.
+    #[must_use]
+    pub fn take_others(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.others)
     }
 
     /// Takes the parameter of this name, if it is given, and remembers that it is known.
@@ -225,6 +237,9 @@ impl Address {
     }
 
     fn nothing_left(&self) -> Result<(), InvalidUrl> {
+        if !self.others.is_empty() {
+            return Err(self.wrong(format!("names several hosts; `{}` is for one", self.url.scheme())));
+        }
         let Some((name, _)) = self.params.first() else { return Ok(()) };
         let near = nearest(name, self.known.iter().copied());
         let known = self.known.join(", ");
@@ -241,6 +256,9 @@ impl fmt::Display for Address {
             if let Some(port) = self.url.port() {
                 write!(f, ":{port}")?;
             }
+        }
+        for other in &self.others {
+            write!(f, ",{other}")?;
         }
         f.write_str(self.url.path())
     }
