@@ -2,7 +2,7 @@
 
 use std::{
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tasklock_core::{BackendError, StepResult};
@@ -10,7 +10,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 use crate::{
     link::Link,
-    script::{self, Answer, Step},
+    script::{self, Answer, Call, Step},
 };
 
 /// The most steps in one call: the server does nothing else meanwhile.
@@ -46,11 +46,6 @@ impl Calls {
         Calls(Arc::new(Shared { link, runtime, traffic: Mutex::default() }))
     }
 
-    /// What does not keep the connections open.
-    pub(crate) fn downgrade(&self) -> WeakCalls {
-        WeakCalls(Arc::downgrade(&self.0))
-    }
-
     /// Carries out one step.
     pub(crate) async fn submit(&self, step: Step) -> StepResult<Answer> {
         let turn = {
@@ -66,6 +61,12 @@ impl Calls {
             Ok((_lane, step)) => self.0.send(&[step]).await.pop().unwrap_or_else(unanswered),
             Err(answer) => answer.await.unwrap_or_else(|_| unanswered()),
         }
+    }
+
+    /// Carries out one step at a node that its slot is on the way to. It goes by itself: others are not to follow it.
+    pub(crate) async fn submit_asking(&self, step: Step) -> StepResult<Answer> {
+        let call = Call { steps: &[step], asking: true };
+        self.0.send_calls(&[call]).await.pop().unwrap_or_else(unanswered)
     }
 
     /// Carries out many; one answer each, in order.
@@ -87,22 +88,18 @@ impl Calls {
     }
 }
 
-/// [`Calls`] for what the connections themselves hold on to.
-#[derive(Clone, Debug)]
-pub(crate) struct WeakCalls(Weak<Shared>);
-
-impl WeakCalls {
-    pub(crate) fn upgrade(&self) -> Option<Calls> {
-        self.0.upgrade().map(Calls)
-    }
-}
-
 impl Shared {
     async fn send(&self, steps: &[Step]) -> Vec<StepResult<Answer>> {
-        match self.link.call(|whole| script::command(steps, whole)).await {
-            Ok(value) => script::answers(steps, value),
-            Err(error) => steps.iter().map(|_| Err(error.clone())).collect(),
-        }
+        self.send_calls(&script::calls(steps)).await
+    }
+
+    async fn send_calls(&self, calls: &[Call<'_>]) -> Vec<StepResult<Answer>> {
+        let answers = self.link.call(calls).await;
+        let each = |(call, answer): (&Call<'_>, StepResult<_>)| match answer {
+            Ok(value) => script::answers(call.steps, value),
+            Err(error) => call.steps.iter().map(|_| Err(error.clone())).collect(),
+        };
+        calls.iter().zip(answers).flat_map(each).collect()
     }
 
     fn traffic(&self) -> MutexGuard<'_, Traffic> {
@@ -134,6 +131,8 @@ struct Lane(Arc<Shared>);
 impl Lane {
     async fn carry(self, mut steps: Vec<Waiting>) {
         while !steps.is_empty() {
+            // Of those on one lock each keeps its place.
+            steps.sort_by_key(|(step, _)| step.company());
             let (asked, replies): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
             for (answer, reply) in self.0.send(&asked).await.into_iter().zip(replies) {
                 let _ = reply.send(answer);

@@ -55,12 +55,17 @@
 
 mod backend;
 mod calls;
+mod cluster;
 mod config;
 mod error;
 mod inbox;
 mod layout;
 mod link;
+mod node;
+mod nodes;
 mod script;
+mod sentinel;
+mod slots;
 
 pub use redis;
 

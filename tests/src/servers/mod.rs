@@ -3,11 +3,15 @@
 mod certificates;
 mod folder;
 mod redis;
+mod redis_cluster;
+mod redis_sentinel;
 
 pub use self::{
     certificates::make_certificates,
     folder::Folder,
     redis::{RedisServer, RedisSettings},
+    redis_cluster::RedisCluster,
+    redis_sentinel::RedisSentinels,
 };
 
 use std::{
