@@ -187,7 +187,7 @@ impl Cluster {
         }
     }
 
-    /// The channel of this slot was taken away: its master is another one, or soon will be.
+    /// The node that told of this slot no longer does: its master is another one, or soon will be.
     pub(crate) fn unheard(&self, slot: Slot) {
         self.inbox.look_again(|waiters| waiters == slot);
         self.trouble.notify_one();
@@ -208,7 +208,7 @@ impl Cluster {
                 answer = ask(to, true).await;
             }
             match answer.as_ref().err().and_then(error::redirect) {
-                Some(Redirect::Moved(to)) => self.moved(slot, &node, &whole(&to, &master)),
+                Some(Redirect::Moved(to)) => self.moved(slot, &whole(&to, &master)),
                 Some(Redirect::Ask(_)) => {}
                 None => return self.noted(answer),
             }
@@ -252,9 +252,8 @@ impl Cluster {
     }
 
     /// A node said that it no longer has this slot.
-    fn moved(&self, slot: Slot, from: &Node, to: &Arc<str>) {
+    fn moved(&self, slot: Slot, to: &str) {
         self.table().map.moved(slot, to);
-        from.link.forget(slot);
         self.unheard(slot);
     }
 
@@ -282,10 +281,11 @@ impl Cluster {
         }
         let mut error = nobody();
         for address in self.config.seeds() {
-            let asked = async { self.config.node(&address, self.heard.clone())?.ask(&command).await };
+            let asked = async { self.config.node(&address, self.heard.clone())?.ask(&[slots_command()]).await };
             match asked.await {
-                Ok(answer) => {
-                    if let Some(map) = Map::parse(&answer, &address).filter(|map| map.known() > 0) {
+                Ok(answers) => {
+                    let map = answers.first().and_then(|answer| Map::parse(answer, &address));
+                    if let Some(map) = map.filter(|map| map.known() > 0) {
                         self.adopt(map);
                         return Ok(());
                     }
@@ -319,12 +319,6 @@ impl Cluster {
         }
         let has_moved = |slot| before.master(slot).is_some() && before.master(slot) != map.master(slot);
         self.inbox.look_again(has_moved);
-        let nodes: Vec<_> = self.table().nodes.iter().map(|(at, node)| (at.clone(), node.get().cloned())).collect();
-        for (address, node) in nodes {
-            if let Some(node) = node {
-                node.link.forget_all_but(|slot| map.master(slot) == Some(&address));
-            }
-        }
     }
 
     /// Whether every master that somebody talks to can be talked to.

@@ -163,17 +163,6 @@ impl Link {
         self.session().is_ok_and(|session| session.bound.has(slot))
     }
 
-    /// What is still said about this slot is not for us.
-    pub(crate) fn forget(&self, slot: Slot) {
-        self.forget_all_but(|other| other != slot);
-    }
-
-    pub(crate) fn forget_all_but(&self, stays: impl Fn(Slot) -> bool) {
-        if let Ok(session) = self.session() {
-            session.bound.slots().retain(|slot| stays(*slot));
-        }
-    }
-
     pub(crate) fn is_open(&self) -> bool {
         matches!(*self.state(), State::Open(_))
     }
@@ -271,13 +260,17 @@ impl Link {
 }
 
 impl Server {
-    /// Asks it something, on a connection of its own, if it is always in the same place.
-    pub(crate) async fn ask(&self, command: &Cmd) -> StepResult<Value> {
+    /// Asks it these, on a connection of its own, if it is always in the same place.
+    pub(crate) async fn ask(&self, commands: &[Cmd]) -> StepResult<Vec<Value>> {
         let Place::Fixed(client) = &self.place else { return Err(BackendError::fatal("redis: nobody to ask")) };
         let asked = async {
             let connection = client.get_multiplexed_async_connection_with_config(&self.config()).await;
             let mut connection = connection.map_err(|e| error::unreachable(&self.address, e))?;
-            command.query_async(&mut connection).await.map_err(error::failed)
+            let mut answers = Vec::with_capacity(commands.len());
+            for command in commands {
+                answers.push(command.query_async(&mut connection).await.map_err(error::failed)?);
+            }
+            Ok(answers)
         };
         self.in_time(asked).await
     }
@@ -319,7 +312,7 @@ impl Server {
     }
 
     async fn try_connect(&self, client: Client, commands: Option<MultiplexedConnection>) -> RedisResult<Session> {
-        let commands = match commands {
+        let mut commands = match commands {
             Some(commands) => commands,
             None => client.get_multiplexed_async_connection_with_config(&self.config()).await?,
         };
@@ -327,7 +320,11 @@ impl Server {
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(info.clone().set_redis_settings(settings))?;
         let (broken, bound) = (Arc::new(Notify::new()), Arc::new(Bound::default()));
-        let listener = listener(self.heard.clone(), broken.clone(), bound.clone());
+        let node = match &self.inbox {
+            Some(_) => String::new(),
+            None => redis::cmd("CLUSTER").arg("MYID").query_async(&mut commands).await?,
+        };
+        let listener = listener(self.heard.clone(), broken.clone(), bound.clone(), node);
         let config = self.config().set_push_sender(listener);
         let mut inbox = client.get_multiplexed_async_connection_with_config(&config).await?;
         if let Some(channel) = &self.inbox {
@@ -399,6 +396,7 @@ fn listener(
     heard: Heard,
     broken: Arc<Notify>,
     bound: Arc<Bound>,
+    node: String,
 ) -> impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync {
     move |push| {
         let slot = |channel: &[u8]| slot_of_inbox(&String::from_utf8_lossy(channel));
@@ -406,11 +404,14 @@ fn listener(
             (PushKind::Message, [_, Value::BulkString(message)]) => {
                 (heard.0)(Said::Message(&String::from_utf8_lossy(message)));
             }
-            // Only from who has the slot: a replica repeats what its master says, to which nobody may have listened.
-            (PushKind::SMessage, [Value::BulkString(channel), Value::BulkString(message)])
-                if slot(channel).is_some_and(|slot| bound.has(slot)) =>
-            {
-                (heard.0)(Said::Message(&String::from_utf8_lossy(message)));
+            (PushKind::SMessage, [Value::BulkString(channel), Value::BulkString(message)]) => {
+                let message = String::from_utf8_lossy(message);
+                match (message.split_once(' '), slot(channel)) {
+                    (Some((by, message)), _) if by == node => (heard.0)(Said::Message(message)),
+                    // A replica repeats what its master says, who did not find us listening, and gave the lock to another.
+                    (_, Some(slot)) => (heard.0)(Said::Unbound(slot)),
+                    _ => {}
+                }
             }
             (PushKind::SSubscribe, [Value::BulkString(channel), ..]) => {
                 bound.slots().extend(slot(channel));

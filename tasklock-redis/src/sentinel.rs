@@ -4,7 +4,7 @@
 //! latest. So neither a sentinel that hangs nor one that was cut off and has an old view is believed while others know
 //! better. Then the server itself is asked whether it is one.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use redis::{Client, Value, aio::MultiplexedConnection};
 use tasklock_core::{BackendError, StepResult};
@@ -66,34 +66,37 @@ impl Sentinel {
 
 /// The epoch and the address of the master, as this sentinel knows them.
 async fn named_by(sentinel: &Server, service: &str) -> StepResult<(u64, String)> {
-    let mut command = redis::cmd("SENTINEL");
-    command.arg("MASTER").arg(service);
+    let asked = |what: &str| {
+        let mut command = redis::cmd("SENTINEL");
+        command.arg(what).arg(service);
+        command
+    };
     let at = &sentinel.address;
-    let answer = tokio::time::timeout(PATIENCE, sentinel.ask(&command)).await;
-    let answer = answer.unwrap_or_else(|_| Err(BackendError::transient(format!("redis: sentinel {at} is silent"))));
-    let fields = answer.map_err(|error| match error.to_string() {
-        // Another sentinel may have heard of it.
+    // The first knows of a new master before the failover is over, the second of its epoch.
+    let answers = sentinel.ask(&[asked("GET-MASTER-ADDR-BY-NAME"), asked("MASTER")]);
+    let answers = tokio::time::timeout(PATIENCE, answers).await;
+    let answers = answers.unwrap_or_else(|_| Err(BackendError::transient(format!("redis: sentinel {at} is silent"))));
+    let answers = answers.map_err(|error| match error.to_string() {
         says if says.contains("No such master") => {
             BackendError::fatal(format!("redis: sentinel {at} watches no master called `{service}`"))
         }
         _ => error,
     })?;
-    let fields = fields_of(fields);
-    let field = |name: &str| fields.get(name).map(String::as_str);
-    let (Some(host), Some(port)) = (field("ip"), field("port")) else {
-        return Err(BackendError::transient(format!("redis: sentinel {at} does not tell where `{service}` is")));
-    };
-    let epoch = field("config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
+    let odd = || BackendError::transient(format!("redis: sentinel {at} does not tell where `{service}` is"));
+    let [Value::Array(address), details] = answers.as_slice() else { return Err(odd()) };
+    let [host, port] = address.as_slice() else { return Err(odd()) };
+    let (Some(host), Some(port)) = (text(host), text(port)) else { return Err(odd()) };
+    let epoch = field(details, "config-epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
     Ok((epoch, format!("{host}:{port}")))
 }
 
-fn fields_of(answer: Value) -> BTreeMap<String, String> {
-    match answer {
-        Value::Map(pairs) => pairs.iter().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect(),
-        Value::Array(flat) => {
-            flat.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?))).collect()
-        }
-        _ => BTreeMap::new(),
+/// One of the fields that are told as a map, or flat.
+fn field(details: &Value, name: &str) -> Option<String> {
+    let is_it = |value: &Value| text(value).is_some_and(|text| text == name);
+    match details {
+        Value::Map(pairs) => pairs.iter().find(|(name, _)| is_it(name)).and_then(|(_, value)| text(value)),
+        Value::Array(flat) => flat.chunks_exact(2).find(|pair| is_it(&pair[0])).and_then(|pair| text(&pair[1])),
+        _ => None,
     }
 }
 

@@ -131,12 +131,26 @@ local function drop_dead()
   for _, member in ipairs(call('ZRANGEBYSCORE', leases, '-inf', ms, 'LIMIT', 0, 64)) do drop(member) end
 end
 
+local here -- the node, in a cluster, once somebody is told something
+
+-- How many listen here. Only here: a replica would repeat it to those who took it for the master, after nobody was found
+-- to listen and the lock given to another. In a cluster it does, so they are told whose word it is.
+local function publish(client, message)
+  if SLOT then
+    here = here or redis.pcall('CLUSTER', 'MYID')
+    if type(here) ~= 'string' then here = '?' end
+    return redis.pcall('SPUBLISH', INBOX .. '{' .. SLOT .. '}' .. client, here .. ' ' .. message)
+  end
+  redis.set_repl(redis.REPL_NONE)
+  local heard = redis.pcall('PUBLISH', INBOX .. client, message)
+  redis.set_repl(redis.REPL_ALL)
+  return heard
+end
+
 -- Whether anybody heard it. Who may not publish is told by nobody, and polls: an error here would leave the lock
 -- between two owners.
 local function tell(member, message)
-  local client = member:sub(1, 32)
-  local heard = SLOT and redis.pcall('SPUBLISH', INBOX .. '{' .. SLOT .. '}' .. client, message)
-    or redis.pcall('PUBLISH', INBOX .. client, message)
+  local heard = publish(member:sub(1, 32), message)
   if type(heard) == 'number' and heard > 0 then return true end
   call('ZADD', leases, 'XX', 'LT', ms + UNHEARD, member)
   return false

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use tasklock::redis::{self, Client, FromRedisValue, Value, aio::MultiplexedConnection};
+use tasklock::redis::{self, Client, FromRedisValue, RedisResult, Value, aio::MultiplexedConnection};
 
 use super::{Folder, free_port, make_certificates, spawn, until};
 
@@ -178,10 +178,19 @@ impl RedisServer {
     ///
     /// If it is refused.
     pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        self.try_ask(words).await.unwrap_or_else(|e| panic!("{words:?}: {e}"))
+    }
+
+    /// The same, of one that may end the connection.
+    ///
+    /// # Errors
+    ///
+    /// If it refuses or does not answer.
+    pub async fn try_ask<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
-        let answer = command.query_async(&mut self.connection().await).await;
-        answer.unwrap_or_else(|e| panic!("{words:?}: {e}"))
+        let mut connection = Client::open(self.url())?.get_multiplexed_async_connection().await?;
+        command.query_async(&mut connection).await
     }
 
     /// How often it has carried out each command since it started, those of scripts included.

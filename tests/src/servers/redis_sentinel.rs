@@ -5,12 +5,10 @@ use tasklock::redis::Value;
 use super::{RedisServer, RedisSettings};
 use crate::eventually;
 
-/// What the master is called.
-const SERVICE: &str = "orders";
-
 /// A master and two replicas, watched by three sentinels, on ports of their own, killed when dropped.
 #[derive(Debug)]
 pub struct RedisSentinels {
+    service: &'static str,
     servers: Vec<RedisServer>,
     sentinels: Vec<RedisServer>,
 }
@@ -22,6 +20,15 @@ impl RedisSentinels {
     ///
     /// If they do not come to that.
     pub async fn start() -> Self {
+        Self::of("orders").await
+    }
+
+    /// The same, with another name for the master.
+    ///
+    /// # Panics
+    ///
+    /// If they do not come to that.
+    pub async fn of(service: &'static str) -> Self {
         let server = |master: Option<u16>| {
             let mut arguments = vec!["--repl-diskless-sync-delay".to_owned(), "0".to_owned()];
             arguments.extend(
@@ -35,14 +42,14 @@ impl RedisSentinels {
         let port = master.port();
         let servers = vec![master, server(Some(port)), server(Some(port))];
         let watch = format!(
-            "sentinel monitor {SERVICE} 127.0.0.1 {port} 2\n\
-             sentinel down-after-milliseconds {SERVICE} 2000\n\
-             sentinel failover-timeout {SERVICE} 6000\n\
-             sentinel parallel-syncs {SERVICE} 2\n"
+            "sentinel monitor {service} 127.0.0.1 {port} 2\n\
+             sentinel down-after-milliseconds {service} 2000\n\
+             sentinel failover-timeout {service} 6000\n\
+             sentinel parallel-syncs {service} 2\n"
         );
         let sentinel =
             |_| RedisServer::with(RedisSettings { sentinel: Some(watch.clone()), ..RedisSettings::default() });
-        let all = RedisSentinels { servers, sentinels: (0..3).map(sentinel).collect() };
+        let all = RedisSentinels { service, servers, sentinels: (0..3).map(sentinel).collect() };
         for replica in &all.servers[1..] {
             eventually("it follows the master", async || {
                 replica.ask::<String>(&["INFO", "replication"]).await.contains("master_link_status:up")
@@ -68,7 +75,7 @@ impl RedisSentinels {
     /// What the sentinels call the master, as a parameter of the address.
     #[must_use]
     pub fn service(&self) -> &'static str {
-        SERVICE
+        self.service
     }
 
     /// The sentinels.
@@ -90,7 +97,8 @@ impl RedisSentinels {
         eventually("there is another master", async || {
             let mut named = Vec::new();
             for sentinel in self.sentinels.iter().filter(|sentinel| sentinel.is_up()) {
-                let (_, port): (String, u16) = sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE]).await;
+                let (_, port): (String, u16) =
+                    sentinel.ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.service]).await;
                 named.extend(self.servers.iter().position(|server| server.port() == port));
             }
             named.dedup();
@@ -102,6 +110,15 @@ impl RedisSentinels {
         })
         .await;
         found.get()
+    }
+
+    /// What this server takes itself for: `master` or `slave`; nothing if it does not say.
+    pub async fn role_of(&self, server: usize) -> String {
+        let role: Vec<Value> = self.servers[server].try_ask(&["ROLE"]).await.unwrap_or_default();
+        match role.first() {
+            Some(Value::BulkString(role)) => String::from_utf8_lossy(role).into_owned(),
+            _ => String::new(),
+        }
     }
 
     fn hosts(&self) -> String {
