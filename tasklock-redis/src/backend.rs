@@ -2,24 +2,25 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
-use redis::Value;
 use tasklock_core::{
     Administer, AsyncLock, Attempt, BackendError, BoxFuture, Busy, Capabilities, Claim, Clock, Event, Expiry, Fencing,
     FencingToken, Grant, Holder, Intent, Key, LockError, Locker, Mode, Mono, Nonce, Owner, Powers, Released, Renewed,
     Request, Scope, State, StepResult, Ttl, Validity, Wake, WakeBy,
 };
-use tokio::{runtime::Handle, sync::Notify, task::JoinHandle};
+use tokio::{runtime::Handle, sync::Notify};
 
 use crate::{
-    calls::{Calls, WeakCalls},
+    cluster::Cluster,
     config::RedisConfig,
     inbox::{Inbox, Unwanted},
     layout::{Client, OwnerKey, Record, names_of},
-    link::{Heard, Link},
+    link::{Heard, Said, Turn},
+    node::Node,
+    nodes::Nodes,
     script::{Answer, Step, What},
 };
 
@@ -34,13 +35,14 @@ const CAPABILITIES: Capabilities = Capabilities::new("redis")
     .fair(true)
     .scope(Scope::Cluster);
 
-/// Locks in a Redis or Valkey server: see the [crate](crate) for how.
+/// Locks in a Redis or Valkey server, or in a cluster of them: see the [crate](crate) for how.
 ///
-/// One client of the server: two connections, and a task that keeps them open. For one [`Locker`]; another one takes
-/// another.
+/// One client of the server: two connections, and a task that keeps them open; of a cluster, as much for each master that
+/// is needed. For one [`Locker`]; another one takes another.
 pub struct RedisLock {
-    link: Arc<Link>,
-    calls: Calls,
+    /// Without secrets.
+    address: String,
+    nodes: Arc<Nodes>,
     inbox: Arc<Inbox>,
     client: Client,
     clock: Clock,
@@ -48,7 +50,6 @@ pub struct RedisLock {
     recheck: Arc<Notify>,
     /// The last owner, as the store keeps it: nearly always the next one's.
     names: Mutex<Option<(Owner, Arc<str>)>>,
-    keeper: JoinHandle<()>,
 }
 
 impl RedisLock {
@@ -70,33 +71,52 @@ impl RedisLock {
         let runtime = Handle::try_current().map_err(|_| LockError::NoRuntime)?;
         let (client, clock) = (Client::new(), Clock::current());
         let (inbox, recheck) = (Arc::new(Inbox::new(clock)), Arc::new(Notify::new()));
-        let (unwanted, commands) = (Arc::new(OnceLock::<WeakCalls>::new()), config.commands());
+        let nodes = Arc::new(OnceLock::<Weak<Nodes>>::new());
         let heard = {
-            let (unwanted, inbox, runtime) = (unwanted.clone(), inbox.clone(), runtime.clone());
-            Heard(Arc::new(move |message: &str| {
-                // Before there are calls nobody has asked for anything.
-                let Some(what) = inbox.deliver(message) else { return };
-                if let Some(calls) = unwanted.get().and_then(WeakCalls::upgrade) {
-                    runtime.spawn(give_back(calls, what));
+            let (nodes, inbox, runtime) = (nodes.clone(), inbox.clone(), runtime.clone());
+            Heard(Arc::new(move |said: Said<'_>| {
+                // Before there are nodes nobody has asked for anything.
+                let nodes = nodes.get().and_then(Weak::upgrade);
+                match said {
+                    Said::Message(message) => {
+                        if let (Some(what), Some(nodes)) = (inbox.deliver(message), nodes) {
+                            runtime.spawn(give_back(nodes, what));
+                        }
+                    }
+                    Said::Unbound(slot) => {
+                        if let Some(nodes) = nodes {
+                            nodes.unheard(slot);
+                        }
+                    }
                 }
             }))
         };
-        let link = Link::open(config.server(client.inbox(), heard)?, commands).await?;
-        warn_if_locks_may_be_evicted(&link).await;
-        let calls = Calls::new(link.clone(), runtime.clone());
-        let _ = unwanted.set(calls.downgrade());
-        let reopened = {
-            let recheck = recheck.clone();
-            move || recheck.notify_one()
+        let address = config.address().to_owned();
+        let opened = if config.is_cluster() {
+            Nodes::Cluster(Cluster::open(config, client.clone(), heard, inbox.clone(), runtime).await?)
+        } else {
+            let commands = config.commands();
+            let turned = {
+                let recheck = recheck.clone();
+                move |turn| {
+                    if turn == Turn::Reopened {
+                        recheck.notify_one();
+                    }
+                }
+            };
+            Nodes::One(Node::open(config.server(client.inbox(), heard)?, commands, &runtime, turned).await?)
         };
-        let keeper = runtime.spawn(link.clone().keep(reopened));
-        Ok(RedisLock { link, calls, inbox, client, clock, recheck, names: Mutex::default(), keeper })
+        let opened = Arc::new(opened);
+        let _ = nodes.set(Arc::downgrade(&opened));
+        Ok(RedisLock { address, nodes: opened, inbox, client, clock, recheck, names: Mutex::default() })
     }
 
     fn step(&self, what: What, key: &Key, member: String, ttl: Ttl, names: Arc<str>) -> Step {
         // Rounded up: a lease must not end at the store before it does here.
         let ms = |ttl: Duration| ttl.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u64::MAX);
-        Step { what, owner: OwnerKey::of(key), member, ttl: ttl.duration().map_or(0, ms), names }
+        let owner = OwnerKey::of(key);
+        let slot = self.nodes.slot(&owner);
+        Step { what, owner, slot, member, ttl: ttl.duration().map_or(0, ms), names }
     }
 
     fn names(&self, owner: &Owner) -> Arc<str> {
@@ -104,6 +124,24 @@ impl RedisLock {
         match &*last {
             Some((known, names)) if known == owner => names.clone(),
             _ => last.insert((owner.clone(), names_of(owner))).1.clone(),
+        }
+    }
+
+    fn answered(&self, request: &Request, sent: Mono, asked_before: bool, answer: &Answer) -> StepResult<Attempt> {
+        match answer {
+            Answer::Yes { token } => {
+                if request.intent != Intent::Try {
+                    self.inbox.granted(request.nonce, asked_before);
+                }
+                // Whether just taken or held already: the ttl began when this request arrived.
+                let until = Validity::Until(request.until(sent));
+                Ok(Attempt::Granted(Grant::new(Some(FencingToken::new(*token)), until)))
+            }
+            Answer::Withdrawn => {
+                self.inbox.forget(request.nonce);
+                Err(BackendError::fatal("redis: this acquisition was withdrawn before"))
+            }
+            answer => Ok(self.found_held(request, sent, answer)),
         }
     }
 
@@ -140,29 +178,30 @@ impl AsyncLock for RedisLock {
             return Err(BackendError::fatal(format!("the redis backend does not know {:?}", request.mode)));
         }
         let waits = request.intent != Intent::Try;
-        let asked_before = waits && self.inbox.expect(request.nonce);
         let what = match request.intent {
             Intent::Try => What::Try,
             Intent::Poll { .. } => What::Poll,
             _ => What::Wait,
         };
         let member = self.client.member(request.nonce);
-        let step = self.step(what, &request.key, member, request.ttl, self.names(&request.owner));
-        let sent = self.clock.now();
-        match self.calls.submit(step).await? {
-            Answer::Yes { token } => {
-                if waits {
-                    self.inbox.granted(request.nonce, asked_before);
+        let mut step = self.step(what, &request.key, member, request.ttl, self.names(&request.owner));
+        let asked_before = waits && self.inbox.expect(request.nonce, step.slot);
+        let mut sent = self.clock.now();
+        if waits && !self.nodes.is_heard(step.slot) {
+            // Who does not have to wait need not listen.
+            if what == What::Wait {
+                step.what = What::Try;
+                let answer = self.nodes.submit(step.clone()).await?;
+                if !matches!(answer, Answer::Held { .. }) {
+                    return self.answered(request, sent, asked_before, &answer);
                 }
-                // Whether just taken or held already: the ttl began when this request arrived.
-                Ok(Attempt::Granted(Grant::new(Some(FencingToken::new(token)), Validity::Until(request.until(sent)))))
+                step.what = what;
             }
-            Answer::Withdrawn => {
-                self.inbox.forget(request.nonce);
-                Err(BackendError::fatal("redis: this acquisition was withdrawn before"))
-            }
-            answer => Ok(self.found_held(request, sent, &answer)),
+            self.nodes.listen(step.slot).await?;
+            sent = self.clock.now();
         }
+        let answer = self.nodes.submit(step).await?;
+        self.answered(request, sent, asked_before, &answer)
     }
 
     async fn wait(&self, request: &Request) -> StepResult<Wake> {
@@ -174,7 +213,7 @@ impl AsyncLock for RedisLock {
             self.step(What::Renew, &claim.key, self.client.member(claim.nonce), claim.ttl, Arc::default())
         };
         let sent = self.clock.now();
-        let answers = self.calls.submit_all(claims.iter().map(step).collect()).await;
+        let answers = self.nodes.submit_all(claims.iter().map(step).collect()).await;
         let renewed = |(claim, answer): (&Claim, StepResult<Answer>)| match answer? {
             Answer::Yes { token } => {
                 let until = claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
@@ -193,7 +232,7 @@ impl AsyncLock for RedisLock {
         self.inbox.forget(claim.nonce);
         let what = if claim.unsettled { What::Withdraw } else { What::Leave };
         let step = self.step(what, &claim.key, self.client.member(claim.nonce), Ttl::Never, Arc::default());
-        match self.calls.submit(step).await? {
+        match self.nodes.submit(step).await? {
             Answer::Yes { .. } => Ok(Released::Released),
             _ => Ok(Released::NotOwner),
         }
@@ -201,7 +240,7 @@ impl AsyncLock for RedisLock {
 
     async fn inspect(&self, key: &Key) -> StepResult<State> {
         let step = self.step(What::Inspect, key, String::new(), Ttl::Never, Arc::default());
-        let Answer::Held { record, left, count, now } = self.calls.submit(step).await? else {
+        let Answer::Held { record, left, count, now } = self.nodes.submit(step).await? else {
             return Ok(State::default());
         };
         let left = u64::try_from(left).ok().map(Duration::from_millis);
@@ -222,12 +261,11 @@ impl AsyncLock for RedisLock {
     }
 
     async fn ping(&self) -> StepResult<()> {
-        self.link.command(&redis::cmd("PING")).await.map(drop)
+        self.nodes.ping().await
     }
 
     async fn close(&self) {
-        self.link.close();
-        self.keeper.abort();
+        self.nodes.close();
     }
 
     fn powers(&self) -> Powers<'_> {
@@ -240,46 +278,22 @@ impl Administer for RedisLock {
         Box::pin(async move {
             let seen = seen.map(|nonce| nonce.to_string()).unwrap_or_default();
             let step = self.step(What::Revoke, key, seen, Ttl::Never, Arc::default());
-            Ok(matches!(self.calls.submit(step).await?, Answer::Yes { .. }))
+            Ok(matches!(self.nodes.submit(step).await?, Answer::Yes { .. }))
         })
-    }
-}
-
-impl Drop for RedisLock {
-    fn drop(&mut self) {
-        self.keeper.abort();
     }
 }
 
 impl fmt::Debug for RedisLock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisLock")
-            .field("address", &self.link.address())
+            .field("address", &self.address)
             .field("waiters", &self.inbox.len())
             .finish_non_exhaustive()
     }
 }
 
 /// What was granted to nobody goes to the next. Should it fail, the claim ends by itself.
-async fn give_back(calls: Calls, Unwanted { owner, member }: Unwanted) {
-    let _ = calls.submit(Step { what: What::Leave, owner, member, ttl: 0, names: Arc::default() }).await;
-}
-
-/// Says so, once, if the server is set up to drop what has a ttl when it runs out of memory. Who may not ask is not
-/// told.
-pub(crate) async fn warn_if_locks_may_be_evicted(link: &Link) {
-    let Ok(info) = link.command(redis::cmd("INFO").arg("memory")).await else { return };
-    let info = match info {
-        Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Value::VerbatimString { text, .. } => text,
-        _ => return,
-    };
-    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
-    let (Some(policy), Some(limit)) = (field("maxmemory_policy"), field("maxmemory")) else { return };
-    if policy != "noeviction" && limit != "0" {
-        tracing::warn!(
-            target: "tasklock", backend = "redis", address = link.address(), policy,
-            "the server may drop locks when its memory is full: set maxmemory-policy to noeviction"
-        );
-    }
+async fn give_back(nodes: Arc<Nodes>, Unwanted { owner, member }: Unwanted) {
+    let slot = nodes.slot(&owner);
+    let _ = nodes.submit(Step { what: What::Leave, owner, slot, member, ttl: 0, names: Arc::default() }).await;
 }

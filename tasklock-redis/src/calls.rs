@@ -2,24 +2,39 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
-    future::Future,
-    mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    fmt, mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use redis::{Cmd, Value};
 use tasklock_core::{BackendError, StepResult};
 use tokio::{runtime::Handle, sync::oneshot};
 
-use crate::{link::Link, script::Step};
+use crate::{link::Link, script::Step, slots::Slot};
 
 /// One step of a script that carries out any number of them.
 pub(crate) trait Carried: Sized + fmt::Debug + Send + Sync + 'static {
     /// What a step is answered with.
     type Answer: fmt::Debug + Send + 'static;
 
-    /// Has them carried out there, in one go; one answer each, in order.
-    fn carry(link: &Link, steps: &[Self]) -> impl Future<Output = Vec<StepResult<Self::Answer>>> + Send;
+    /// Those that may share a call have the same.
+    fn company(&self) -> Option<(Slot, bool)> {
+        None
+    }
+
+    /// The command that carries out these steps, by the script's hash or, if the server does not know it, by its text.
+    fn command(steps: &[Self], whole: bool) -> Cmd;
+
+    /// The answers to these steps, in order.
+    fn answers(steps: &[Self], value: Value) -> Vec<StepResult<Self::Answer>>;
+}
+
+/// Steps that are carried out together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call<'a, S> {
+    pub(crate) steps: &'a [S],
+    /// At the node that their slot is on the way to.
+    pub(crate) asking: bool,
 }
 
 /// The most steps in one call: the server does nothing else meanwhile.
@@ -58,11 +73,6 @@ impl<S: Carried> Calls<S> {
         Calls(Arc::new(Shared { link, runtime, traffic }))
     }
 
-    /// What does not keep the connections open.
-    pub(crate) fn downgrade(&self) -> WeakCalls<S> {
-        WeakCalls(Arc::downgrade(&self.0))
-    }
-
     /// Carries out one step.
     pub(crate) async fn submit(&self, step: S) -> StepResult<S::Answer> {
         let turn = {
@@ -78,6 +88,12 @@ impl<S: Carried> Calls<S> {
             Ok((_lane, step)) => self.0.send(&[step]).await.pop().unwrap_or_else(unanswered),
             Err(answer) => answer.await.unwrap_or_else(|_| unanswered()),
         }
+    }
+
+    /// Carries out one step at a node that its slot is on the way to. It goes by itself: others are not to follow it.
+    pub(crate) async fn submit_asking(&self, step: S) -> StepResult<S::Answer> {
+        let call = Call { steps: &[step], asking: true };
+        self.0.send_calls(&[call]).await.pop().unwrap_or_else(unanswered)
     }
 
     /// Carries out many; one answer each, in order.
@@ -99,31 +115,27 @@ impl<S: Carried> Calls<S> {
     }
 }
 
-/// [`Calls`] for what the connections themselves hold on to.
-#[derive(Debug)]
-pub(crate) struct WeakCalls<S: Carried = Step>(Weak<Shared<S>>);
-
-impl<S: Carried> WeakCalls<S> {
-    pub(crate) fn upgrade(&self) -> Option<Calls<S>> {
-        self.0.upgrade().map(Calls)
-    }
-}
-
 impl<S: Carried> Clone for Calls<S> {
     fn clone(&self) -> Self {
         Calls(self.0.clone())
     }
 }
 
-impl<S: Carried> Clone for WeakCalls<S> {
-    fn clone(&self) -> Self {
-        WeakCalls(self.0.clone())
-    }
-}
-
 impl<S: Carried> Shared<S> {
     async fn send(&self, steps: &[S]) -> Vec<StepResult<S::Answer>> {
-        S::carry(&self.link, steps).await
+        // As few as can be: one where there are no slots.
+        let alike = steps.chunk_by(|a, b| a.company() == b.company());
+        let calls: Vec<_> = alike.map(|steps| Call { steps, asking: false }).collect();
+        self.send_calls(&calls).await
+    }
+
+    async fn send_calls(&self, calls: &[Call<'_, S>]) -> Vec<StepResult<S::Answer>> {
+        let answers = self.link.call(calls).await;
+        let each = |(call, answer): (&Call<'_, S>, StepResult<_>)| match answer {
+            Ok(value) => S::answers(call.steps, value),
+            Err(error) => call.steps.iter().map(|_| Err(error.clone())).collect(),
+        };
+        calls.iter().zip(answers).flat_map(each).collect()
     }
 
     fn traffic(&self) -> MutexGuard<'_, Traffic<S>> {
@@ -160,6 +172,8 @@ impl<S: Carried> Lane<S> {
     async fn carry(mut self, mut steps: Vec<Waiting<S>>) {
         self.used = true;
         while !steps.is_empty() {
+            // Of those on one lock each keeps its place.
+            steps.sort_by_key(|(step, _)| step.company());
             let (asked, replies): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
             for (answer, reply) in self.calls.send(&asked).await.into_iter().zip(replies) {
                 let _ = reply.send(answer);

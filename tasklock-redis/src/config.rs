@@ -1,17 +1,18 @@
 //! Where the server is, and how it is talked to.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, aio::MultiplexedConnection,
     io::tcp::TcpSettings,
 };
-use tasklock_core::{InvalidOption, InvalidUrl, LockError};
+use tasklock_core::{__private::split_hosts, BackendError, InvalidOption, InvalidUrl, LockError, StepResult};
 use url::Url;
 
 use crate::{
     RedisLock,
-    link::{Heard, Server},
+    link::{Heard, Place, Server},
+    sentinel::Sentinel,
 };
 
 /// The longest that an answer is waited for, by default and at least and at most.
@@ -20,20 +21,28 @@ const TIMEOUTS: (Duration, Duration) = (Duration::from_millis(10), Duration::fro
 /// Parameters of an address; those of a unix socket take the place of what it has no room for.
 const PARAMETERS: [&str; 4] = ["timeout", "ca", "cert", "key"];
 const OF_SOCKETS: [&str; 4] = ["timeout", "db", "user", "pass"];
+const OF_SENTINELS: [&str; 7] = ["timeout", "service", "sentinel_user", "sentinel_pass", "ca", "cert", "key"];
+/// What the examples of Sentinel call the master that they watch.
+const SERVICE: &str = "mymaster";
 
-/// A server, and the settings of the connection to it.
+/// A server, or several that are one store, and the settings of the connections to them.
 ///
 /// | address | |
 /// |---|---|
 /// | `redis://user:password@host:6379/0` | each part but the host may be left out; `valkey://` is the same |
 /// | `rediss://…`, `valkeys://…` | by TLS, with the feature `tls` |
 /// | `redis+unix:///path/to/socket`, `unix:///…` | with `db`, `user` and `pass` as parameters |
+/// | `redis-sentinel://user:password@h1:26379,h2,h3/0` | the master that these sentinels name; user, password and database are the master's |
+/// | `redis-cluster://user:password@h1:6379,h2,h3` | a cluster, found through any of these nodes; Redis 7.0, Valkey 7.2 or later |
+/// | `rediss-sentinel://…`, `rediss-cluster://…` | the same by TLS, to sentinels as to servers; `valkey` and `valkeys` for `redis` and `rediss` |
 ///
 /// | parameter | |
 /// |---|---|
 /// | `timeout=3s` | for making a connection, and for each answer: 10 ms to 60 s |
 /// | `ca=/path.pem` | TLS: whom to believe, instead of the system's authorities |
 /// | `cert=/path.pem`, `key=/path.pem` | TLS: this client's certificate |
+/// | `service=mymaster` | Sentinel: what the sentinels call the master |
+/// | `sentinel_user=…`, `sentinel_pass=…` | Sentinel: who asks them, if they want to know |
 ///
 /// # Examples
 ///
@@ -60,6 +69,30 @@ enum Source {
     Address(ConnectionInfo),
     /// The caller's own: taken as it is.
     Client(Client, Option<MultiplexedConnection>),
+    /// Whoever these name.
+    Sentinel {
+        sentinels: Hosts,
+        asking: Asking,
+    },
+    /// Whoever these know.
+    Cluster(Hosts),
+}
+
+/// Several hosts that are spoken to alike.
+#[derive(Clone)]
+struct Hosts {
+    /// As one server, with whatever host.
+    like: Url,
+    /// `host:port`.
+    all: Vec<String>,
+}
+
+/// What sentinels are asked for, and by whom.
+#[derive(Clone)]
+struct Asking {
+    service: String,
+    user: Option<String>,
+    password: Option<String>,
 }
 
 #[derive(Clone, Default)]
@@ -80,8 +113,9 @@ impl RedisConfig {
         // Not even the text of a broken address is shown: it may contain a password.
         let broken =
             |e| InvalidUrl::new("the address", format!("is not a URL ({e}); an example is `redis://localhost`"));
-        let url = Url::parse(url.trim()).map_err(broken)?;
-        let mut config = Self::from_parsed(&url)?;
+        let (url, others) = split_hosts(url.trim());
+        let url = Url::parse(&url).map_err(broken)?;
+        let mut config = Self::from_hosts(&url, &others)?;
         let mut given = Vec::new();
         for (name, value) in url.query_pairs() {
             if given.contains(&name) {
@@ -99,22 +133,113 @@ impl RedisConfig {
     ///
     /// As [`from_url`](RedisConfig::from_url).
     pub fn from_parsed(url: &Url) -> Result<Self, LockError> {
-        let shown = shown(url);
+        Self::from_hosts(url, &[])
+    }
+
+    /// The same, of an address that names several hosts: the first of them in the URL, and the `others` as they are
+    /// written.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_url`](RedisConfig::from_url).
+    pub fn from_hosts(url: &Url, others: &[String]) -> Result<Self, LockError> {
+        let shown = shown(url, others);
         let wrong = |reason: String| InvalidUrl::new(shown.clone(), reason);
         if url.fragment().is_some() {
             return Err(wrong("has a part after `#`, which means nothing here".to_owned()).into());
         }
-        let info = match url.scheme() {
-            "redis" | "valkey" => tcp(url),
-            "rediss" | "valkeys" if cfg!(feature = "tls") => tcp(url),
-            "rediss" | "valkeys" => {
+        let source = match Kind::of(url.scheme()) {
+            Some((_, true)) if !cfg!(feature = "tls") => {
                 Err("TLS needs the feature `tls` of tasklock-redis, `redis-tls` of tasklock".to_owned())
             }
-            "unix" | "redis+unix" | "valkey+unix" => socket(url),
-            other => Err(format!("unknown scheme `{other}`; known: redis, rediss, redis+unix, valkey, valkeys, unix")),
+            Some((Kind::Server | Kind::Socket, _)) if !others.is_empty() => {
+                Err("names several servers: write `redis-cluster://…` or `redis-sentinel://…`".to_owned())
+            }
+            Some((Kind::Server, _)) => tcp(url).map(Source::Address),
+            Some((Kind::Socket, _)) => socket(url).map(Source::Address),
+            Some((Kind::Sentinel, _)) => Hosts::parse(url, others, 26_379).map(|sentinels| {
+                let asking = Asking { service: SERVICE.to_owned(), user: None, password: None };
+                Source::Sentinel { sentinels, asking }
+            }),
+            Some((Kind::Cluster, _)) if !matches!(url.path(), "" | "/" | "/0") => {
+                Err("a cluster has no databases but 0".to_owned())
+            }
+            Some((Kind::Cluster, _)) => Hosts::parse(url, others, 6_379).map(Source::Cluster),
+            None => Err(format!(
+                "unknown scheme `{}`; known: redis, rediss, redis+unix, redis-cluster, rediss-cluster, redis-sentinel, \
+                 rediss-sentinel, unix, and valkey for redis",
+                url.scheme()
+            )),
         };
-        let info = info.map_err(wrong)?;
-        Ok(Self::new(Source::Address(info), shown))
+        Ok(Self::new(source.map_err(wrong)?, shown))
+    }
+
+    /// The master that these sentinels (`host` or `host:port`, which is 26379 if left out) call `service`.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidUrl`] if there is none, or one that is no host.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tasklock_redis::RedisConfig;
+    ///
+    /// let config = RedisConfig::sentinel(["s1", "s2", "s3:26380"], "orders")?.credentials("locks", "hunter2");
+    /// assert!(!format!("{config:?}").contains("hunter2"));
+    /// # Ok::<(), tasklock_core::LockError>(())
+    /// ```
+    pub fn sentinel(
+        sentinels: impl IntoIterator<Item = impl AsRef<str>>,
+        service: impl AsRef<str>,
+    ) -> Result<Self, LockError> {
+        Self::of_hosts("redis-sentinel", sentinels)?.parameter("service", service.as_ref())
+    }
+
+    /// The cluster that these nodes (`host` or `host:port`, which is 6379 if left out) belong to. Some are enough: they
+    /// know the others.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::InvalidUrl`] if there is none, or one that is no host.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tasklock_redis::RedisConfig;
+    ///
+    /// let config = RedisConfig::cluster(["n1:7000", "n2:7000"])?.credentials("locks", "hunter2");
+    /// assert!(RedisConfig::cluster(["user@n1"]).is_err(), "not a host");
+    /// # drop(config);
+    /// # Ok::<(), tasklock_core::LockError>(())
+    /// ```
+    pub fn cluster(nodes: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, LockError> {
+        Self::of_hosts("redis-cluster", nodes)
+    }
+
+    fn of_hosts(scheme: &str, hosts: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, LockError> {
+        let hosts: Vec<String> = hosts.into_iter().map(|host| host.as_ref().to_owned()).collect();
+        if hosts.is_empty() {
+            return Err(InvalidUrl::new(format!("{scheme}:"), "names no host").into());
+        }
+        if hosts.iter().any(|host| host.is_empty() || host.contains(['/', '@', '?', '#', ',', '\\'])) {
+            return Err(InvalidUrl::new(format!("{scheme}:"), "what is named is no host; write `host:port`").into());
+        }
+        Self::from_url(&format!("{scheme}://{}", hosts.join(",")))
+    }
+
+    /// User and password; no user is Redis' default one. A client made elsewhere keeps its own.
+    #[must_use]
+    pub fn credentials(mut self, user: &str, password: &str) -> Self {
+        self.set(|settings| {
+            let settings = settings.set_password(password);
+            if user.is_empty() { settings } else { settings.set_username(user) }
+        });
+        if let Source::Sentinel { sentinels: hosts, .. } | Source::Cluster(hosts) = &mut self.source {
+            // A URL with a host takes both.
+            let _ = (hosts.like.set_username(user), hosts.like.set_password(Some(password)));
+        }
+        self
     }
 
     /// From a client made elsewhere, with its own settings for sockets and TLS.
@@ -162,6 +287,18 @@ impl RedisConfig {
                 self.set(|settings| settings.set_db(db));
             }
             "user" => self.set(|settings| settings.set_username(value)),
+            "service" | "sentinel_user" | "sentinel_pass" => {
+                if value.is_empty() {
+                    return Err(self.wrong(format!("`{name}` is empty")).into());
+                }
+                if let Source::Sentinel { asking, .. } = &mut self.source {
+                    match name {
+                        "service" => asking.service = value.to_owned(),
+                        "sentinel_user" => asking.user = Some(value.to_owned()),
+                        _ => asking.password = Some(value.to_owned()),
+                    }
+                }
+            }
             _ => self.set(|settings| settings.set_password(value)),
         }
         Ok(self)
@@ -177,6 +314,10 @@ impl RedisConfig {
                 _ => &PARAMETERS[..1],
             },
             Source::Client(..) => &PARAMETERS[..1],
+            Source::Sentinel { sentinels, .. } if sentinels.by_tls() => &OF_SENTINELS,
+            Source::Sentinel { .. } => &OF_SENTINELS[..4],
+            Source::Cluster(nodes) if nodes.by_tls() => &PARAMETERS,
+            Source::Cluster(_) => &PARAMETERS[..1],
         }
     }
 
@@ -226,20 +367,69 @@ impl RedisConfig {
     pub(crate) fn commands(&self) -> Option<MultiplexedConnection> {
         match &self.source {
             Source::Client(_, commands) => commands.clone(),
-            Source::Address(_) => None,
+            _ => None,
         }
+    }
+
+    /// Without secrets.
+    pub(crate) fn address(&self) -> &str {
+        &self.shown
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.source, Source::Cluster(_))
+    }
+
+    /// The nodes that are named.
+    pub(crate) fn seeds(&self) -> Vec<Arc<str>> {
+        match &self.source {
+            Source::Cluster(nodes) => nodes.all.iter().map(|node| node.as_str().into()).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// One node of a cluster, by `host:port`.
+    pub(crate) fn node(&self, address: &str, heard: Heard) -> StepResult<Server> {
+        let place = Place::Fixed(self.client_at(address)?);
+        Ok(Server { place, address: address.to_owned(), timeout: self.timeout, inbox: None, heard })
+    }
+
+    /// One of several servers that are spoken to alike, by `host:port`.
+    pub(crate) fn client_at(&self, address: &str) -> StepResult<Client> {
+        let (Source::Sentinel { sentinels: hosts, .. } | Source::Cluster(hosts)) = &self.source else {
+            return Err(BackendError::fatal("redis: one server has no others"));
+        };
+        let made = hosts.at(address).map_err(|reason| self.wrong(reason).into()).and_then(|info| self.dial(info));
+        made.map_err(|error: LockError| BackendError::fatal(format!("redis: {error}")))
     }
 
     /// The server, to be spoken to on this inbox.
     pub(crate) fn server(self, inbox: String, heard: Heard) -> Result<Server, LockError> {
-        let client = match &self.source {
-            Source::Client(client, _) => client.clone(),
-            Source::Address(info) => {
-                let info = info.clone().set_tcp_settings(tcp_settings(self.timeout));
-                self.client(info)?
+        let place = match &self.source {
+            Source::Client(client, _) => Place::Fixed(client.clone()),
+            Source::Address(info) => Place::Fixed(self.dial(info.clone())?),
+            Source::Cluster(_) => return Err(self.wrong("is a cluster").into()),
+            Source::Sentinel { sentinels, asking } => {
+                let server = |at: &String| {
+                    let mut hosts = sentinels.clone();
+                    let user = hosts.like.set_username(asking.user.as_deref().unwrap_or_default());
+                    let password = hosts.like.set_password(asking.password.as_deref());
+                    user.and(password).map_err(|()| self.wrong("has no room for a user"))?;
+                    hosts.like.set_path("");
+                    let client = self.dial(hosts.at(at).map_err(|reason| self.wrong(reason))?)?;
+                    let (place, heard) = (Place::Fixed(client), heard.clone());
+                    Ok(Server { place, address: at.clone(), timeout: self.timeout, inbox: None, heard })
+                };
+                let servers = sentinels.all.iter().map(server).collect::<Result<_, LockError>>()?;
+                let service = asking.service.clone();
+                Place::Watched(Arc::new(Sentinel { sentinels: servers, service, config: self.clone() }))
             }
         };
-        Ok(Server { client, address: self.shown, timeout: self.timeout, inbox, heard })
+        Ok(Server { place, address: self.shown, timeout: self.timeout, inbox: Some(inbox), heard })
+    }
+
+    fn dial(&self, info: ConnectionInfo) -> Result<Client, LockError> {
+        self.client(info.set_tcp_settings(tcp_settings(self.timeout)))
     }
 
     #[cfg(feature = "tls")]
@@ -285,6 +475,72 @@ impl fmt::Debug for RedisConfig {
     }
 }
 
+/// What an address is the address of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Server,
+    Socket,
+    Sentinel,
+    Cluster,
+}
+
+impl Kind {
+    /// And whether it is spoken to by TLS.
+    fn of(scheme: &str) -> Option<(Self, bool)> {
+        let (base, kind) = match scheme.split_once('-') {
+            None => (scheme, Kind::Server),
+            Some((base, "sentinel")) => (base, Kind::Sentinel),
+            Some((base, "cluster")) => (base, Kind::Cluster),
+            Some(_) => return None,
+        };
+        match base {
+            "redis" | "valkey" => Some((kind, false)),
+            "rediss" | "valkeys" => Some((kind, true)),
+            "unix" | "redis+unix" | "valkey+unix" if kind == Kind::Server => Some((Kind::Socket, false)),
+            _ => None,
+        }
+    }
+}
+
+impl Hosts {
+    fn parse(url: &Url, others: &[String], port: u16) -> Result<Self, String> {
+        let mut like = url.clone();
+        like.set_query(None);
+        let base = url.scheme().split_once('-').map_or(url.scheme(), |(base, _)| base).to_owned();
+        like.set_scheme(&base).map_err(|()| format!("`{base}` is no scheme"))?;
+        tcp(&like)?;
+        let host = url.host_str().unwrap_or_default();
+        let mut all = vec![format!("{host}:{}", url.port().unwrap_or(port))];
+        for other in others {
+            // Read as the first one was.
+            let parsed = Url::parse(&format!("redis://{other}")).ok();
+            let parsed = parsed.filter(|url| url.path().is_empty() && url.username().is_empty());
+            let host = parsed.as_ref().and_then(Url::host_str).filter(|host| !host.is_empty());
+            let (Some(host), Some(parsed)) = (host, &parsed) else {
+                return Err(format!("`{other}` is no host; write `host:port`, and one user for all of them"));
+            };
+            all.push(format!("{host}:{}", parsed.port().unwrap_or(port)));
+        }
+        Ok(Hosts { like, all })
+    }
+
+    /// How to connect to the one at this `host:port`.
+    fn at(&self, address: &str) -> Result<ConnectionInfo, String> {
+        let wrong = || format!("`{address}` is no address of a server");
+        let (host, port) = address.rsplit_once(':').ok_or_else(wrong)?;
+        let bare = host.contains(':') && !host.starts_with('[');
+        let host = if bare { format!("[{host}]") } else { host.to_owned() };
+        let mut url = self.like.clone();
+        url.set_host(Some(&host)).map_err(|_| wrong())?;
+        url.set_port(Some(port.parse().map_err(|_| wrong())?)).map_err(|()| wrong())?;
+        tcp(&url)
+    }
+
+    fn by_tls(&self) -> bool {
+        matches!(self.like.scheme(), "rediss" | "valkeys")
+    }
+}
+
 fn tcp(url: &Url) -> Result<ConnectionInfo, String> {
     if url.host_str().is_none_or(str::is_empty) {
         return Err("names no host".to_owned());
@@ -322,7 +578,7 @@ fn tcp_settings(timeout: Duration) -> TcpSettings {
 }
 
 /// An address without user, password and parameters.
-fn shown(url: &Url) -> String {
+fn shown(url: &Url, others: &[String]) -> String {
     let mut shown = format!("{}:", url.scheme());
     if let Some(host) = url.host_str() {
         shown.push_str("//");
@@ -330,6 +586,10 @@ fn shown(url: &Url) -> String {
         if let Some(port) = url.port() {
             shown.push_str(&format!(":{port}"));
         }
+    }
+    for other in others {
+        shown.push(',');
+        shown.push_str(other);
     }
     shown + url.path()
 }

@@ -19,6 +19,37 @@ const PASSING: [&str; 10] = [
     "UNKILLABLE",
 ];
 
+/// The same, in words: of a script that began in a slot that was about to move.
+const PASSING_WORDS: [&str; 2] = ["non local key", "the cluster is down"];
+
+/// Another node than the one that was asked.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum Redirect {
+    /// It has the slot.
+    Moved(String),
+    /// It has what was asked for, this once.
+    Ask(String),
+}
+
+/// Where a node says to ask instead, if it does.
+pub(crate) fn redirect(error: &BackendError) -> Option<Redirect> {
+    let error = error.source()?.downcast_ref::<RedisError>()?;
+    let to = error.redirect_node()?.0.to_owned();
+    match error.kind() {
+        ErrorKind::Server(ServerErrorKind::Ask) => Some(Redirect::Ask(to)),
+        _ => Some(Redirect::Moved(to)),
+    }
+}
+
+/// A channel in a slot could not be had.
+pub(crate) fn deaf(error: BackendError) -> BackendError {
+    let shown = error.to_string();
+    if shown.to_ascii_lowercase().contains("unknown command") {
+        return BackendError::fatal(format!("{shown} (a cluster has to be of Redis 7.0, Valkey 7.2 or later)"));
+    }
+    error
+}
+
 /// A call failed.
 pub(crate) fn failed(error: RedisError) -> BackendError {
     let backend = match error.code() {
@@ -49,12 +80,14 @@ pub(crate) fn unreachable(address: &str, error: RedisError) -> BackendError {
 pub(crate) fn said(message: &str) -> BackendError {
     let has = |code: &str| message.split(|c: char| !c.is_ascii_alphabetic()).any(|word| word == code);
     let text = format!("redis: {message}");
-    if PASSING.iter().any(|code| has(code)) {
+    if PASSING.iter().any(|code| has(code)) || PASSING_WORDS.iter().any(|words| message.contains(words)) {
         BackendError::transient(text)
     } else if has("WRONGTYPE") {
         BackendError::fatal(format!("{text} (something else than a lock is kept under its name)"))
     } else if ["MOVED", "ASK", "CROSSSLOT"].iter().any(|code| has(code)) {
-        BackendError::fatal(format!("{text} (this is a node of a cluster, asked as a single server)"))
+        BackendError::fatal(format!(
+            "{text} (this is a node of a cluster, asked as a single server: its address begins with `redis-cluster:`)"
+        ))
     } else {
         BackendError::fatal(text)
     }
@@ -107,6 +140,9 @@ mod tests {
             "MISCONF Redis is configured to save RDB snapshots",
             "NOREPLICAS Not enough good replicas to write.",
             "BUSY Redis is busy running a script.",
+            "TRYAGAIN Multiple keys request during rehashing of slot",
+            "CLUSTERDOWN The cluster is down",
+            "ERR Script attempted to access a non local key in a cluster node script: 1, on @user_script:1.",
         ] {
             assert!(said(passes).is_retryable(), "{passes}");
         }
@@ -116,6 +152,16 @@ mod tests {
             assert_eq!(said(stays).applied(), Applied::No);
         }
         assert!(said("MOVED 7 h:1").to_string().contains("cluster"));
+    }
+
+    #[test]
+    fn redirections_are_read() {
+        let said = |code: &'static str| {
+            let error = redis::make_extension_error(code.to_owned(), Some("3999 127.0.0.1:6381".to_owned()));
+            redirect(&failed(RedisError::from(error)))
+        };
+        assert_eq!(said("ERR"), None);
+        assert_eq!(redirect(&BackendError::fatal("MOVED 3999 127.0.0.1:6381")), None);
     }
 
     #[test]

@@ -9,7 +9,10 @@ use std::{
 use tasklock_core::{Clock, FencingToken, Grant, Mono, Nonce, StepResult, Validity, Wake};
 use tokio::sync::Notify;
 
-use crate::layout::{OwnerKey, nonce_of};
+use crate::{
+    layout::{OwnerKey, nonce_of},
+    slots::Slot,
+};
 
 /// The waiters of one client, by nonce: from before their first request is sent until they are released, so that
 /// nothing pushed to them is pushed to nobody.
@@ -21,6 +24,8 @@ pub(crate) struct Inbox {
 
 #[derive(Debug, Default)]
 struct Waiter {
+    /// In a cluster, where it waits.
+    slot: Option<Slot>,
     /// An answered request: when it was sent, here, and when it was answered, by the server's clock.
     asked: Option<(Mono, u64)>,
     /// The highest token that another was seen to hold the lock under.
@@ -55,11 +60,11 @@ impl Inbox {
     }
 
     /// A request of this nonce is about to be sent that may enter the queue; whether one was before.
-    pub(crate) fn expect(&self, nonce: Nonce) -> bool {
+    pub(crate) fn expect(&self, nonce: Nonce, slot: Option<Slot>) -> bool {
         match self.waiters().entry(nonce) {
             hash_map::Entry::Occupied(_) => true,
             hash_map::Entry::Vacant(vacant) => {
-                vacant.insert(Waiter::default());
+                vacant.insert(Waiter { slot, ..Waiter::default() });
                 false
             }
         }
@@ -82,6 +87,15 @@ impl Inbox {
             waiters.remove(&nonce);
         } else if let Some(waiter) = waiters.get_mut(&nonce) {
             (waiter.pushed, waiter.again_at) = (None, None);
+        }
+    }
+
+    /// Something pushed in these slots may have been missed: who waits there is to ask.
+    pub(crate) fn look_again(&self, slots: impl Fn(Slot) -> bool) {
+        let now = self.clock.now();
+        for waiter in self.waiters().values_mut().filter(|waiter| waiter.slot.is_some_and(&slots)) {
+            waiter.again_at = Some(now);
+            waiter.told.notify_one();
         }
     }
 
@@ -228,7 +242,7 @@ mod tests {
     async fn a_grant_is_dated_by_the_server() {
         let case = case();
         let sent = case.clock.now();
-        case.inbox.expect(case.nonce);
+        case.inbox.expect(case.nonce, None);
         case.inbox.found_held(case.nonce, sent, 5_000, 1);
         tokio::time::advance(Duration::from_millis(700)).await;
         assert_eq!(case.push(2, 5_300), None);
@@ -241,7 +255,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_grant_that_is_over_or_undated_is_asked_for_again() {
         let case = case();
-        case.inbox.expect(case.nonce);
+        case.inbox.expect(case.nonce, None);
         assert_eq!(case.push(2, 5_000), None);
         assert!(matches!(case.told().await, Some(Wake::Retry)), "granted before any request was answered");
         case.inbox.found_held(case.nonce, case.clock.now(), 5_000, 1);
@@ -255,7 +269,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_grant_older_than_what_was_seen_is_none() {
         let case = case();
-        case.inbox.expect(case.nonce);
+        case.inbox.expect(case.nonce, None);
         case.inbox.found_held(case.nonce, case.clock.now(), 5_000, 7);
         assert_eq!(case.push(7, 5_000), None);
         assert!(case.told().await.is_none(), "another has held it under this token or a later one");
@@ -272,10 +286,10 @@ mod tests {
         let unwanted = Some(Unwanted { owner: case.owner.clone(), member: case.member.clone() });
         assert_eq!(case.push(2, 5_000), unwanted);
         // Granted at once, it never queued; granted later, a push may still come and is no stranger's.
-        assert!(!case.inbox.expect(case.nonce));
+        assert!(!case.inbox.expect(case.nonce, None));
         case.inbox.granted(case.nonce, false);
         assert_eq!(case.push(2, 5_000), unwanted);
-        case.inbox.expect(case.nonce);
+        case.inbox.expect(case.nonce, None);
         case.inbox.granted(case.nonce, true);
         assert_eq!(case.push(2, 5_000), None);
         case.inbox.forget(case.nonce);
@@ -286,12 +300,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_next_looks_again_after_the_claim() {
         let case = case();
-        case.inbox.expect(case.nonce);
+        case.inbox.expect(case.nonce, None);
         case.inbox.found_held(case.nonce, case.clock.now(), 5_000, 1);
         assert_eq!(case.inbox.deliver(&format!("next {} 1000", case.member)), None);
         let start = case.clock.now();
         assert!(matches!(case.inbox.wait(case.nonce).await, Ok(Wake::Retry)));
         assert_eq!(case.clock.now().since(start), Duration::from_secs(1));
+        assert!(case.told().await.is_none(), "told once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_of_a_slot_look_again() {
+        let case = case();
+        let (here, there) = (Slot::of_tag("here"), Slot::of_tag("there"));
+        case.inbox.expect(case.nonce, Some(here));
+        case.inbox.look_again(|slot| slot == there);
+        assert!(case.told().await.is_none(), "it waits elsewhere");
+        case.inbox.look_again(|slot| slot == here);
+        assert!(matches!(case.told().await, Some(Wake::Retry)));
         assert!(case.told().await.is_none(), "told once");
     }
 

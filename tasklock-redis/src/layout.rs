@@ -4,6 +4,8 @@ use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use tasklock_core::{FencingToken, Holder, Key, Nonce, Owner};
 
+use crate::slots::Slot;
+
 /// The version of the layout, and the key of a lock by which it is known to the script, which has the names of its others
 /// from it: `fence`, `queue`, `leases` and `names` in the place of `owner`.
 const OWNER: &str = ":1:owner";
@@ -42,6 +44,18 @@ impl OwnerKey {
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What is in its braces.
+    pub(crate) fn tag(&self) -> &str {
+        let tag = self.0.strip_suffix(OWNER).and_then(|tag| tag.strip_prefix('{')?.strip_suffix('}'));
+        tag.unwrap_or_default()
+    }
+
+    /// The other keys of this lock.
+    pub(crate) fn others(&self) -> impl Iterator<Item = String> {
+        let base = self.0.strip_suffix("owner").unwrap_or(&self.0);
+        ["fence", "queue", "leases", "names"].into_iter().map(move |end| format!("{base}{end}"))
+    }
 }
 
 /// Who this process is to the store: 128 random bits, by which a grant finds its inbox.
@@ -65,6 +79,17 @@ impl Client {
     pub(crate) fn inbox(&self) -> String {
         format!("{INBOX}{}", self.0)
     }
+
+    /// The inbox for what is granted in one slot of a cluster, in the same slot.
+    pub(crate) fn inbox_of(&self, slot: Slot) -> String {
+        format!("{INBOX}{{{}}}{}", slot.tag(), self.0)
+    }
+}
+
+/// The slot that an inbox is for.
+pub(crate) fn slot_of_inbox(channel: &str) -> Option<Slot> {
+    let (tag, _) = channel.strip_prefix(INBOX)?.strip_prefix('{')?.split_once('}')?;
+    Some(Slot::of_tag(tag))
 }
 
 /// The nonce in a member.
@@ -149,6 +174,17 @@ mod tests {
         assert_eq!(member, "00112233445566778899aabbccddeeff.000000000000000000000000000000ff");
         assert_eq!(nonce_of(&member), Some(Nonce::from_u128(255)));
         assert_eq!(client.inbox(), "tasklock:1:inbox:00112233445566778899aabbccddeeff");
+        let slot = Slot::of_tag("tasklock:team:acme");
+        assert_eq!(slot_of_inbox(&client.inbox_of(slot)), Some(slot));
+        assert_eq!(
+            client.inbox_of(slot),
+            format!("tasklock:1:inbox:{{{}}}00112233445566778899aabbccddeeff", slot.tag())
+        );
+        assert_eq!(slot_of_inbox(&client.inbox()), None);
+        let key = OwnerKey::of(&Key::new("a{b").unwrap());
+        assert_eq!(key.tag(), "a%7Bb");
+        let others: Vec<_> = key.others().collect();
+        assert_eq!(others, ["fence", "queue", "leases", "names"].map(|end| format!("{{a%7Bb}}:1:{end}")));
         let owner = Owner::recorded("worker 3 100%", "host-1", 7, "é\n");
         assert_eq!(&*names_of(&owner), "7 host-1 é%0A worker%203%20100%25");
         let record = Record::parse(&format!("{member} 42 1000 {}", names_of(&owner))).unwrap();

@@ -56,13 +56,18 @@
 
 mod backend;
 mod calls;
+mod cluster;
 mod config;
 mod error;
 mod inbox;
 mod layout;
 mod link;
+mod node;
+mod nodes;
 pub mod quorum;
 mod script;
+mod sentinel;
+mod slots;
 
 pub use redis;
 

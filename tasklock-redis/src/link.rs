@@ -1,6 +1,7 @@
 //! The two connections to a server, made together and replaced together.
 
 use std::{
+    collections::HashSet,
     convert::Infallible,
     fmt,
     future::Future,
@@ -15,7 +16,14 @@ use redis::{
 use tasklock_core::{BackendError, StepResult};
 use tokio::sync::Notify;
 
-use crate::{error, script};
+use crate::{
+    calls::{Call, Carried},
+    error,
+    layout::slot_of_inbox,
+    script,
+    sentinel::Sentinel,
+    slots::Slot,
+};
 
 /// How often the server is asked whether it is still there.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -34,20 +42,43 @@ pub(crate) struct Link {
 /// Where a server is, and how it is talked to.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
-    pub(crate) client: Client,
+    pub(crate) place: Place,
     /// Without secrets.
     pub(crate) address: String,
     /// For making a connection, and for each answer.
     pub(crate) timeout: Duration,
-    /// The channel on which grants come.
-    pub(crate) inbox: String,
+    /// The channel on which grants come; a node of a cluster has one for each slot, which is bound when it is needed.
+    pub(crate) inbox: Option<String>,
     pub(crate) heard: Heard,
 }
 
-/// Told of each message on the channel, in the task that reads it: a grant is awaited, and another task in between would
+/// Where it is.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    Fixed(Client),
+    /// Wherever the sentinels say, each time it is connected to.
+    Watched(Arc<Sentinel>),
+}
+
+/// Told of what the server says unasked, in the task that reads it: a grant is awaited, and another task in between would
 /// have to be woken first.
 #[derive(Clone)]
-pub(crate) struct Heard(pub(crate) Arc<dyn Fn(&str) + Send + Sync>);
+pub(crate) struct Heard(pub(crate) Arc<dyn Fn(Said<'_>) + Send + Sync>);
+
+/// What a server says unasked.
+#[derive(Debug)]
+pub(crate) enum Said<'a> {
+    Message(&'a str),
+    /// It no longer tells what is granted in this slot.
+    Unbound(Slot),
+}
+
+/// A change of the way to a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Turn {
+    Lost,
+    Reopened,
+}
 
 impl fmt::Debug for Heard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,7 +100,13 @@ pub(crate) struct Session {
     commands: MultiplexedConnection,
     inbox: MultiplexedConnection,
     broken: Arc<Notify>,
+    bound: Arc<Bound>,
 }
+
+/// The slots whose channels this client has at a server. Kept by the task that reads the connection, in the order in which
+/// the server says so.
+#[derive(Debug, Default)]
+struct Bound(Mutex<HashSet<Slot>>);
 
 impl Link {
     /// Opens it, with this connection for commands if there is one.
@@ -78,16 +115,23 @@ impl Link {
         Ok(Arc::new(Link { server, state: Mutex::new(State::Open(Arc::new(session))) }))
     }
 
-    /// Calls the script; one value for all its steps.
-    pub(crate) async fn call(&self, command: impl Fn(bool) -> Cmd) -> StepResult<Value> {
-        let session = self.session()?;
-        let mut connection = session.commands.clone();
-        let mut answer = command(false).query_async(&mut connection).await;
-        if matches!(&answer, Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript)) {
+    /// Calls the script, all these calls together; for each one value for all its steps.
+    pub(crate) async fn call<S: Carried>(&self, calls: &[Call<'_, S>]) -> Vec<StepResult<Value>> {
+        let session = match self.session() {
+            Ok(session) => session,
+            Err(error) => return calls.iter().map(|_| Err(error.clone())).collect(),
+        };
+        let mut answers = session.send(&calls.iter().collect::<Vec<_>>(), false).await;
+        let forgotten = |answer: &RedisResult<Value>| matches!(answer, Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript));
+        let again: Vec<usize> = (0..calls.len()).filter(|i| answers.get(*i).is_some_and(forgotten)).collect();
+        if !again.is_empty() {
             // The whole script rather than loading it first: one round trip, and none in between to be forgotten in.
-            answer = command(true).query_async(&mut connection).await;
+            let whole: Vec<_> = again.iter().map(|i| &calls[*i]).collect();
+            for (i, answer) in again.into_iter().zip(session.send(&whole, true).await) {
+                answers[i] = answer;
+            }
         }
-        self.settle(&session, answer)
+        answers.into_iter().map(|answer| self.settle(&session, answer)).collect()
     }
 
     /// Sends a plain command.
@@ -97,8 +141,35 @@ impl Link {
         self.settle(&session, answer)
     }
 
-    /// Keeps it open, until this is dropped: makes the connections anew when they end. `reopened` is told each time.
-    pub(crate) async fn keep(self: Arc<Self>, reopened: impl Fn() + Send + Sync) {
+    /// Has what is granted in this slot told here, on this channel.
+    pub(crate) async fn bind(&self, slot: Slot, channel: &str) -> StepResult<()> {
+        let session = self.session()?;
+        if session.bound.has(slot) {
+            return Ok(());
+        }
+        let answer = redis::cmd("SSUBSCRIBE").arg(channel).query_async(&mut session.inbox.clone()).await;
+        match self.settle(&session, answer) {
+            Ok(value) if confirms(&value, channel) => Ok(()),
+            Ok(_) => {
+                // The driver takes a channel that is taken away for the answer to whatever was asked last, and is one
+                // answer behind from then on.
+                session.broken.notify_one();
+                Err(BackendError::transient("redis: the answers on this connection are not those to its questions"))
+            }
+            Err(error) => Err(error::deaf(error)),
+        }
+    }
+
+    pub(crate) fn is_bound(&self, slot: Slot) -> bool {
+        self.session().is_ok_and(|session| session.bound.has(slot))
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(*self.state(), State::Open(_))
+    }
+
+    /// Keeps it open, until this is dropped: makes the connections anew when they end. `turned` is told each time.
+    pub(crate) async fn keep(self: Arc<Self>, turned: impl Fn(Turn) + Send + Sync) {
         loop {
             let Ok(session) = self.session() else { return };
             let opened = tokio::time::Instant::now();
@@ -107,6 +178,7 @@ impl Link {
             if !self.replace(State::Broken(BackendError::transient(format!("redis: {why}")))) {
                 return;
             }
+            turned(Turn::Lost);
             drop(session);
             // One that ends as soon as it is made is not made again and again without a pause.
             let mut pause = PAUSES.0;
@@ -131,7 +203,7 @@ impl Link {
             if !self.replace(State::Open(Arc::new(session))) {
                 return;
             }
-            reopened();
+            turned(Turn::Reopened);
         }
     }
 
@@ -189,40 +261,103 @@ impl Link {
 }
 
 impl Server {
-    /// Both connections, the inbox subscribed.
-    async fn connect(&self, commands: Option<MultiplexedConnection>) -> StepResult<Session> {
-        let made = tokio::time::timeout(self.timeout * 2, self.try_connect(commands)).await;
-        let made = made.unwrap_or_else(|_| {
-            let late =
-                std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {:?}", self.timeout));
-            Err(RedisError::from(late))
-        });
-        made.map_err(|e| error::unreachable(&self.address, e))
+    /// Asks it these, on a connection of its own, if it is always in the same place.
+    pub(crate) async fn ask(&self, commands: &[Cmd]) -> StepResult<Vec<Value>> {
+        let Place::Fixed(client) = &self.place else { return Err(BackendError::fatal("redis: nobody to ask")) };
+        let asked = async {
+            let connection = client.get_multiplexed_async_connection_with_config(&self.config()).await;
+            let mut connection = connection.map_err(|e| error::unreachable(&self.address, e))?;
+            let mut answers = Vec::with_capacity(commands.len());
+            for command in commands {
+                answers.push(command.query_async(&mut connection).await.map_err(error::failed)?);
+            }
+            Ok(answers)
+        };
+        self.in_time(asked).await
     }
 
-    async fn try_connect(&self, commands: Option<MultiplexedConnection>) -> RedisResult<Session> {
-        let config = || {
-            AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(self.timeout))
-                .set_response_timeout(Some(self.timeout))
-                .set_pipeline_buffer_size(UNSENT)
+    /// Both connections, the inbox subscribed.
+    async fn connect(&self, commands: Option<MultiplexedConnection>) -> StepResult<Session> {
+        let made = async {
+            let client = self.client().await?;
+            let session = self.try_connect(client, commands).await.map_err(|e| error::unreachable(&self.address, e))?;
+            if let Place::Watched(sentinel) = &self.place {
+                sentinel.confirm(&mut session.commands.clone()).await?;
+            }
+            Ok(session)
         };
-        let commands = match commands {
+        self.in_time(made).await
+    }
+
+    async fn in_time<T>(&self, made: impl Future<Output = StepResult<T>> + Send) -> StepResult<T> {
+        let made = tokio::time::timeout(self.timeout * 2, made).await;
+        made.unwrap_or_else(|_| {
+            let late =
+                std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {:?}", self.timeout));
+            Err(error::unreachable(&self.address, RedisError::from(late)))
+        })
+    }
+
+    async fn client(&self) -> StepResult<Client> {
+        match &self.place {
+            Place::Fixed(client) => Ok(client.clone()),
+            Place::Watched(sentinel) => sentinel.master().await,
+        }
+    }
+
+    fn config(&self) -> AsyncConnectionConfig {
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(Some(self.timeout))
+            .set_pipeline_buffer_size(UNSENT)
+    }
+
+    async fn try_connect(&self, client: Client, commands: Option<MultiplexedConnection>) -> RedisResult<Session> {
+        let mut commands = match commands {
             Some(commands) => commands,
-            None => self.client.get_multiplexed_async_connection_with_config(&config()).await?,
+            None => client.get_multiplexed_async_connection_with_config(&self.config()).await?,
         };
-        let info = self.client.get_connection_info();
+        let info = client.get_connection_info();
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(info.clone().set_redis_settings(settings))?;
-        let broken = Arc::new(Notify::new());
-        let config = config().set_push_sender(listener(self.heard.clone(), broken.clone()));
+        let (broken, bound) = (Arc::new(Notify::new()), Arc::new(Bound::default()));
+        let node = match &self.inbox {
+            Some(_) => String::new(),
+            None => redis::cmd("CLUSTER").arg("MYID").query_async(&mut commands).await?,
+        };
+        let listener = listener(self.heard.clone(), broken.clone(), bound.clone(), node);
+        let config = self.config().set_push_sender(listener);
         let mut inbox = client.get_multiplexed_async_connection_with_config(&config).await?;
-        inbox.subscribe(&self.inbox).await?;
-        Ok(Session { commands, inbox, broken })
+        if let Some(channel) = &self.inbox {
+            inbox.subscribe(channel).await?;
+        }
+        Ok(Session { commands, inbox, broken, bound })
     }
 }
 
 impl Session {
+    /// Answers in order; they go in one piece, if they are several.
+    async fn send<S: Carried>(&self, calls: &[&Call<'_, S>], whole: bool) -> Vec<RedisResult<Value>> {
+        let mut commands = self.commands.clone();
+        if let [call] = calls
+            && !call.asking
+        {
+            return vec![S::command(call.steps, whole).query_async(&mut commands).await];
+        }
+        let mut together = redis::pipe();
+        together.ignore_errors();
+        for call in calls {
+            if call.asking {
+                together.cmd("ASKING").ignore();
+            }
+            together.add_command(S::command(call.steps, whole));
+        }
+        match together.query_async::<Vec<RedisResult<Value>>>(&mut commands).await {
+            Ok(answers) => answers,
+            Err(error) => calls.iter().map(|_| Err(error.clone())).collect(),
+        }
+    }
+
     /// Until a call finds it broken, or the server no longer answers.
     async fn watch(&self) -> String {
         tokio::select! {
@@ -238,21 +373,65 @@ fn heartbeat(connection: &MultiplexedConnection) -> impl Future<Output = String>
     async move {
         loop {
             tokio::time::sleep(HEARTBEAT).await;
-            if let Err(why) = redis::cmd("PING").query_async::<Value>(&mut connection).await {
-                return why.to_string();
+            match redis::cmd("PING").query_async::<Value>(&mut connection).await {
+                Ok(Value::Push { .. }) => return "an answer that is not that to its question".to_owned(),
+                Ok(_) => {}
+                Err(why) => return why.to_string(),
             }
         }
     }
 }
 
+impl Bound {
+    fn has(&self, slot: Slot) -> bool {
+        self.slots().contains(&slot)
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashSet<Slot>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What takes in what the server says unasked.
-fn listener(heard: Heard, broken: Arc<Notify>) -> impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync {
+fn listener(
+    heard: Heard,
+    broken: Arc<Notify>,
+    bound: Arc<Bound>,
+    node: String,
+) -> impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync {
     move |push| {
+        let slot = |channel: &[u8]| slot_of_inbox(&String::from_utf8_lossy(channel));
         match (push.kind, push.data.as_slice()) {
-            (PushKind::Message, [_, Value::BulkString(message)]) => (heard.0)(&String::from_utf8_lossy(message)),
+            (PushKind::Message, [_, Value::BulkString(message)]) => {
+                (heard.0)(Said::Message(&String::from_utf8_lossy(message)));
+            }
+            (PushKind::SMessage, [Value::BulkString(channel), Value::BulkString(message)]) => {
+                let message = String::from_utf8_lossy(message);
+                match (message.split_once(' '), slot(channel)) {
+                    (Some((by, message)), _) if by == node => (heard.0)(Said::Message(message)),
+                    // A replica repeats what its master says, who did not find us listening, and gave the lock to another.
+                    (_, Some(slot)) => (heard.0)(Said::Unbound(slot)),
+                    _ => {}
+                }
+            }
+            (PushKind::SSubscribe, [Value::BulkString(channel), ..]) => {
+                bound.slots().extend(slot(channel));
+            }
+            (PushKind::SUnsubscribe, [Value::BulkString(channel), ..]) => {
+                if let Some(slot) = slot(channel) {
+                    bound.slots().remove(&slot);
+                    (heard.0)(Said::Unbound(slot));
+                }
+            }
             (PushKind::Disconnection | PushKind::Unsubscribe, _) => broken.notify_one(),
             _ => {}
         }
         Ok(())
     }
+}
+
+/// Whether this is the answer to having asked for this channel.
+fn confirms(answer: &Value, asked: &str) -> bool {
+    matches!(answer, Value::Push { kind: PushKind::SSubscribe, data }
+        if matches!(data.as_slice(), [Value::BulkString(channel), ..] if channel == asked.as_bytes()))
 }

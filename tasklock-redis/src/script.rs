@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use redis::{Cmd, Script, Value};
 use tasklock_core::{BackendError, StepResult};
 
-use crate::{calls::Carried, error, layout::OwnerKey, link::Link};
+use crate::{calls::Carried, error, layout::OwnerKey, slots::Slot};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
 const SOURCE: &str = include_str!("scripts/lock.lua");
@@ -15,6 +15,8 @@ const SOURCE: &str = include_str!("scripts/lock.lua");
 pub(crate) struct Step {
     pub(crate) what: What,
     pub(crate) owner: OwnerKey,
+    /// Where there are any.
+    pub(crate) slot: Option<Slot>,
     /// Who asks; for a revocation the nonce seen, or nothing.
     pub(crate) member: String,
     /// In milliseconds; 0 never ends.
@@ -79,35 +81,45 @@ pub(crate) enum Answer {
 impl Carried for Step {
     type Answer = Answer;
 
-    async fn carry(link: &Link, steps: &[Step]) -> Vec<StepResult<Answer>> {
-        match link.call(|whole| command(steps, whole)).await {
-            Ok(value) => answers(steps, value),
-            Err(error) => steps.iter().map(|_| Err(error.clone())).collect(),
+    /// In a cluster that is a slot; and what needs no key but the owner's goes by itself, since it can be done while the
+    /// slot is moving.
+    fn company(&self) -> Option<(Slot, bool)> {
+        self.slot.map(|slot| (slot, self.what == What::Renew))
+    }
+
+    fn command(steps: &[Self], whole: bool) -> Cmd {
+        let mut cmd = Cmd::with_capacity(3 + steps.len() * 5, 64 + steps.len() * 256);
+        if whole {
+            cmd.arg("EVAL").arg(SOURCE);
+        } else {
+            cmd.arg("EVALSHA").arg(SCRIPT.get_hash());
         }
+        let company = steps.first().and_then(Step::company);
+        // While a slot moves, a node lets a script begin only if it has all keys that are named, and ends one midway that
+        // comes upon a key which is elsewhere. So here all are named. Where nothing moves, one says it all.
+        let named = matches!(company, Some((_, false)));
+        cmd.arg(if named { steps.len() * 5 } else { steps.len() });
+        for step in steps {
+            cmd.arg(step.owner.as_str());
+        }
+        for step in steps.iter().filter(|_| named) {
+            for key in step.owner.others() {
+                cmd.arg(key);
+            }
+        }
+        for step in steps {
+            cmd.arg(step.what.name()).arg(&step.member).arg(step.ttl).arg(&*step.names);
+        }
+        if let Some((slot, _)) = company {
+            cmd.arg(slot.tag());
+        }
+        cmd
     }
-}
 
-/// The call that carries out these steps, by the script's hash or, if the server does not know it, by its text.
-fn command(steps: &[Step], whole: bool) -> Cmd {
-    let mut cmd = Cmd::with_capacity(3 + steps.len() * 5, 64 + steps.len() * 256);
-    if whole {
-        cmd.arg("EVAL").arg(SOURCE);
-    } else {
-        cmd.arg("EVALSHA").arg(SCRIPT.get_hash());
+    fn answers(steps: &[Self], value: Value) -> Vec<StepResult<Answer>> {
+        let mut answers = one_each(steps.len(), value);
+        steps.iter().map(|step| answers.next().and_then(|v| parse(step.what, v)).unwrap_or_else(odd)).collect()
     }
-    cmd.arg(steps.len());
-    for step in steps {
-        cmd.arg(step.owner.as_str());
-    }
-    for step in steps {
-        cmd.arg(step.what.name()).arg(&step.member).arg(step.ttl).arg(&*step.names);
-    }
-    cmd
-}
-
-fn answers(steps: &[Step], value: Value) -> Vec<StepResult<Answer>> {
-    let mut answers = one_each(steps.len(), value);
-    steps.iter().map(|step| answers.next().and_then(|v| parse(step.what, v)).unwrap_or_else(odd)).collect()
 }
 
 /// The answers to so many steps: one step is answered with its own, many with an array of theirs.

@@ -1,6 +1,7 @@
 //! What the tests of this folder share.
 
 pub mod cancellation;
+pub mod load;
 pub mod local;
 pub mod processes;
 pub mod servers;

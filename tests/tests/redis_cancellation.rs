@@ -7,18 +7,25 @@ use tasklock::{
 use tasklock_tests::{
     cancellation::{Scene, drop_everywhere},
     eventually,
-    servers::RedisServer,
+    servers::{RedisCluster, RedisServer},
 };
 
-async fn backend(server: &RedisServer) -> RedisLock {
-    RedisConfig::from_url(&server.url()).unwrap().connect().await.unwrap()
+async fn backend(url: &str) -> RedisLock {
+    RedisConfig::from_url(url).unwrap().connect().await.unwrap()
 }
 
 async fn drop_everywhere_in_redis(on: Op) {
     let server = RedisServer::start();
+    drop_everywhere_at(&server.url(), on).await;
+    // Each client had one inbox, and it went with the client.
+    let nobody_listens = async || server.ask::<Vec<String>>(&["PUBSUB", "CHANNELS"]).await.is_empty();
+    eventually("no inbox is left", nobody_listens).await;
+}
+
+async fn drop_everywhere_at(url: &str, on: Op) {
     let make = async || {
-        let (backend_here, faults) = Faulty::new(backend(&server).await);
-        let (lock, other) = (Locker::new(backend_here).unwrap(), Locker::new(backend(&server).await).unwrap());
+        let (backend_here, faults) = Faulty::new(backend(url).await);
+        let (lock, other) = (Locker::new(backend_here).unwrap(), Locker::new(backend(url).await).unwrap());
         Scene::new((lock, faults), other)
     };
     let is_empty = async |scene: &Scene, fault| {
@@ -36,9 +43,6 @@ async fn drop_everywhere_in_redis(on: Op) {
         state.is_free() && state.waiters == Some(0)
     };
     drop_everywhere(make, is_empty, on).await;
-    // Each client had one inbox, and it went with the client.
-    let nobody_listens = async || server.ask::<Vec<String>>(&["PUBSUB", "CHANNELS"]).await.is_empty();
-    eventually("no inbox is left", nobody_listens).await;
 }
 
 #[tokio::test]
@@ -49,4 +53,14 @@ async fn acquisitions() {
 #[tokio::test]
 async fn withdrawals_that_go_wrong() {
     drop_everywhere_in_redis(Op::Release).await;
+}
+
+#[tokio::test]
+async fn acquisitions_in_a_cluster() {
+    let cluster = RedisCluster::start().await;
+    drop_everywhere_at(&cluster.url(), Op::TryAcquire).await;
+    for node in cluster.nodes() {
+        let nobody_listens = async || node.ask::<Vec<String>>(&["PUBSUB", "SHARDCHANNELS"]).await.is_empty();
+        eventually("no inbox is left", nobody_listens).await;
+    }
 }

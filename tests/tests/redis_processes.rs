@@ -2,7 +2,7 @@
 
 use tasklock_tests::{
     processes::scenarios::{self, Scene},
-    servers::RedisServer,
+    servers::{RedisCluster, RedisServer},
     worker,
 };
 
@@ -28,4 +28,16 @@ async fn a_killed_first_waiter_delays_nobody_for_long() {
 async fn a_stopped_first_waiter_delays_nobody_for_long() {
     let server = RedisServer::start();
     scenarios::a_stopped_first_waiter_delays_nobody_for_long(Scene { program: worker!(), url: &server.url() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fenced_store_loses_no_update_in_a_cluster() {
+    let cluster = RedisCluster::start().await;
+    scenarios::a_fenced_store_loses_no_update(Scene { program: worker!(), url: &cluster.url() }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_first_waiter_delays_nobody_for_long_in_a_cluster() {
+    let cluster = RedisCluster::start().await;
+    scenarios::a_stopped_first_waiter_delays_nobody_for_long(Scene { program: worker!(), url: &cluster.url() }).await;
 }

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::RedisConfig,
     layout::{Client, names_of},
-    link::Heard,
+    link::{Heard, Said},
 };
 
 /// How long a node is waited for: this part of the ttl, at least so long, and never more than a quarter of the ttl.
@@ -115,7 +115,11 @@ impl QuorumLock {
         let hints = Arc::new(Hints::new(majority(nodes.len())));
         let node = |(place, config): (usize, RedisConfig)| {
             let hints = hints.clone();
-            let heard = Heard(Arc::new(move |message: &str| hints.deliver(place, message)));
+            let heard = Heard(Arc::new(move |said: Said<'_>| {
+                if let Said::Message(message) = said {
+                    hints.deliver(place, message);
+                }
+            }));
             Ok(Node::start(config.server(client.inbox(), heard)?, &runtime))
         };
         let nodes = nodes.into_iter().enumerate().map(node).collect::<Result<Arc<[_]>, LockError>>()?;

@@ -11,9 +11,9 @@ use tokio::{runtime::Handle, sync::watch, task::JoinHandle, time::Instant};
 
 use super::step::{Answer, Step};
 use crate::{
-    backend::warn_if_locks_may_be_evicted,
     calls::Calls,
     link::{Link, Server},
+    node::warn_if_locks_may_be_evicted,
 };
 
 /// Pauses between attempts to connect for the first time.
@@ -165,7 +165,7 @@ async fn keep(server: Server, way: Arc<Mutex<Way>>, told: watch::Sender<Option<S
     if told.borrow().is_none() {
         told.send_replace(Some(Ok(())));
     }
-    link.keep(|| {}).await;
+    link.keep(|_| {}).await;
 }
 
 impl Owed {

@@ -12,7 +12,6 @@ use crate::{
     calls::Carried,
     error,
     layout::OwnerKey,
-    link::Link,
     script::{failure, odd, one_each, text},
 };
 
@@ -147,36 +146,37 @@ impl Standing {
 impl Carried for Step {
     type Answer = Answer;
 
-    async fn carry(link: &Link, steps: &[Step]) -> Vec<StepResult<Answer>> {
-        match link.call(|whole| command(steps, whole)).await {
-            Ok(value) => {
-                let mut answers = one_each(steps.len(), value);
-                steps.iter().map(|_| answers.next().and_then(parse).unwrap_or_else(odd)).collect()
-            }
-            Err(error) => steps.iter().map(|_| Err(error.clone())).collect(),
+    fn command(steps: &[Self], whole: bool) -> Cmd {
+        let mut cmd = Cmd::with_capacity(5 + steps.len() * 8, 128 + steps.len() * 256);
+        if whole {
+            cmd.arg("EVAL").arg(SOURCE);
+        } else {
+            cmd.arg("EVALSHA").arg(SCRIPT.get_hash());
         }
+        cmd.arg(steps.len());
+        for step in steps {
+            cmd.arg(&*step.vote.0);
+        }
+        let rules = steps.first().map_or(Rules { longest: 0, durable: false }, |step| step.rules);
+        cmd.arg(rules.longest).arg(u8::from(rules.durable));
+        for step in steps {
+            let nonce = step.nonce.map(|nonce| nonce.to_string()).unwrap_or_default();
+            let (client, since) = step.waits.as_ref().map_or(("", 0), |(client, since)| (client, *since));
+            cmd.arg(step.what.name())
+                .arg(nonce)
+                .arg(step.ballot)
+                .arg(step.ttl)
+                .arg(&*step.names)
+                .arg(client)
+                .arg(since);
+        }
+        cmd
     }
-}
 
-fn command(steps: &[Step], whole: bool) -> Cmd {
-    let mut cmd = Cmd::with_capacity(5 + steps.len() * 8, 128 + steps.len() * 256);
-    if whole {
-        cmd.arg("EVAL").arg(SOURCE);
-    } else {
-        cmd.arg("EVALSHA").arg(SCRIPT.get_hash());
+    fn answers(steps: &[Self], value: Value) -> Vec<StepResult<Answer>> {
+        let mut answers = one_each(steps.len(), value);
+        steps.iter().map(|_| answers.next().and_then(parse).unwrap_or_else(odd)).collect()
     }
-    cmd.arg(steps.len());
-    for step in steps {
-        cmd.arg(&*step.vote.0);
-    }
-    let rules = steps.first().map_or(Rules { longest: 0, durable: false }, |step| step.rules);
-    cmd.arg(rules.longest).arg(u8::from(rules.durable));
-    for step in steps {
-        let nonce = step.nonce.map(|nonce| nonce.to_string()).unwrap_or_default();
-        let (client, since) = step.waits.as_ref().map_or(("", 0), |(client, since)| (client, *since));
-        cmd.arg(step.what.name()).arg(nonce).arg(step.ballot).arg(step.ttl).arg(&*step.names).arg(client).arg(since);
-    }
-    cmd
 }
 
 fn parse(value: Value) -> Option<StepResult<Answer>> {

@@ -1,8 +1,10 @@
 -- Any number of steps in one call: the call itself costs more than what is done in it.
 --
 -- KEYS, one a step: the owner's. The other keys of a lock differ from it in their ends (see layout.rs), and share its
--- slot: handing them all over would take longer than most steps do.
--- ARGV, four a step: what, member, ttl in ms (0: it never ends), names of the owner
+-- slot: handing them all over would take longer than most steps do. In a cluster they follow those of all steps, to be
+-- looked for by the server.
+-- ARGV, four a step: what, member, ttl in ms (0: it never ends), names of the owner; in a cluster, once, what is in the
+-- braces of the inboxes of this slot
 --
 -- An answer: 0, no; 1, yes, or the token; -1, withdrawn; {record, ttl left, rank or number of waiters, ms}, how the lock
 -- stands; {message}, it failed. A step alone is answered with its own, many with an array of theirs.
@@ -71,7 +73,7 @@ local function fast(i)
 end
 
 -- Most steps are alone and find nobody waiting. They end here, and what is made below costs them nothing.
-local steps = #KEYS
+local steps = math.floor(#ARGV / 4)
 if steps == 1 then
   local answer = fast(1)
   if answer then return answer end
@@ -83,6 +85,7 @@ local UNHEARD = 5000           -- one that nobody listens for keeps its place fo
 local WITHDRAWN = 60000        -- a withdrawal is remembered for so long
 local WAITING = LEASE + 60000  -- the ttl of everything about waiters
 local INBOX = 'tasklock:1:inbox:'
+local SLOT = ARGV[steps * 4 + 1]
 
 local answers, rest, put_off = {}, {}, {}
 local at = 0
@@ -128,10 +131,26 @@ local function drop_dead()
   for _, member in ipairs(call('ZRANGEBYSCORE', leases, '-inf', ms, 'LIMIT', 0, 64)) do drop(member) end
 end
 
+local here -- the node, in a cluster, once somebody is told something
+
+-- How many listen here. Only here: a replica would repeat it to those who took it for the master, after nobody was found
+-- to listen and the lock given to another. In a cluster it does, so they are told whose word it is.
+local function publish(client, message)
+  if SLOT then
+    here = here or redis.pcall('CLUSTER', 'MYID')
+    if type(here) ~= 'string' then here = '?' end
+    return redis.pcall('SPUBLISH', INBOX .. '{' .. SLOT .. '}' .. client, here .. ' ' .. message)
+  end
+  redis.set_repl(redis.REPL_NONE)
+  local heard = redis.pcall('PUBLISH', INBOX .. client, message)
+  redis.set_repl(redis.REPL_ALL)
+  return heard
+end
+
 -- Whether anybody heard it. Who may not publish is told by nobody, and polls: an error here would leave the lock
 -- between two owners.
 local function tell(member, message)
-  local heard = redis.pcall('PUBLISH', INBOX .. member:sub(1, 32), message)
+  local heard = publish(member:sub(1, 32), message)
   if type(heard) == 'number' and heard > 0 then return true end
   call('ZADD', leases, 'XX', 'LT', ms + UNHEARD, member)
   return false

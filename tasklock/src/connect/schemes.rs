@@ -5,13 +5,21 @@ use tasklock_core::{LockError, Locker, MemoryLock};
 use super::{Address, Connecting};
 
 /// Schemes that belong to backends of this project, and the features that bring them.
-pub(super) const FEATURES: [(&str, &str); 17] = [
+pub(super) const FEATURES: [(&str, &str); 25] = [
     ("redis", "redis"),
     ("rediss", "redis-tls"),
     ("valkey", "redis"),
     ("valkeys", "redis-tls"),
     ("redis+unix", "redis"),
     ("valkey+unix", "redis"),
+    ("redis-cluster", "redis"),
+    ("rediss-cluster", "redis-tls"),
+    ("valkey-cluster", "redis"),
+    ("valkeys-cluster", "redis-tls"),
+    ("redis-sentinel", "redis"),
+    ("rediss-sentinel", "redis-tls"),
+    ("valkey-sentinel", "redis"),
+    ("valkeys-sentinel", "redis-tls"),
     ("unix", "redis"),
     ("redis-quorum", "redis"),
     ("rediss-quorum", "redis-tls"),
@@ -32,7 +40,9 @@ pub(super) fn own(scheme: &str, address: &mut Address) -> Result<Option<Connecti
         #[cfg(feature = "local")]
         "file" | "socket" => local(address)?,
         #[cfg(feature = "redis")]
-        "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix" => redis(address)?,
+        "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix" | "redis-cluster"
+        | "rediss-cluster" | "valkey-cluster" | "valkeys-cluster" | "redis-sentinel" | "rediss-sentinel"
+        | "valkey-sentinel" | "valkeys-sentinel" => redis(address)?,
         #[cfg(feature = "redis")]
         "redis-quorum" | "rediss-quorum" | "valkey-quorum" | "valkeys-quorum" => redis_quorum(address)?,
         #[cfg(feature = "dynamodb")]
@@ -83,7 +93,8 @@ fn local(address: &mut Address) -> Result<Connecting, LockError> {
 /// Which parameters there are depends on the scheme: the backend says.
 #[cfg(feature = "redis")]
 fn redis(address: &mut Address) -> Result<Connecting, LockError> {
-    let config = tasklock_redis::RedisConfig::from_parsed(&address.url)?;
+    let others = address.take_others();
+    let config = tasklock_redis::RedisConfig::from_hosts(&address.url, &others)?;
     let known = config.parameters();
     let config = configured(config, address, known, tasklock_redis::RedisConfig::parameter)?;
     Ok(Box::pin(async { Ok(Locker::builder(config.connect().await?)) }))

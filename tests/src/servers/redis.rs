@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use tasklock::redis::{self, Client, FromRedisValue, Value, aio::MultiplexedConnection};
+use tasklock::redis::{self, Client, FromRedisValue, RedisResult, Value, aio::MultiplexedConnection};
 
 use super::{Folder, free_port, make_certificates, spawn, until};
 
@@ -22,6 +22,8 @@ pub struct RedisSettings {
     pub durable: bool,
     /// Whether it also listens by TLS, with a certificate for `localhost`.
     pub tls: bool,
+    /// Whether it is a sentinel, which watches the masters of this configuration.
+    pub sentinel: Option<String>,
     /// Further arguments.
     pub arguments: Vec<String>,
 }
@@ -59,6 +61,9 @@ impl RedisServer {
         let folder = Folder::new();
         if settings.tls {
             make_certificates(&folder);
+        }
+        if let Some(configuration) = &settings.sentinel {
+            fs::write(folder.file("conf"), configuration).expect("a file");
         }
         let server =
             RedisServer { folder, settings, port: free_port(), tls_port: free_port(), child: Mutex::default() };
@@ -139,6 +144,18 @@ impl RedisServer {
         format!("redis+unix://{}", self.folder.file("socket").display())
     }
 
+    /// Whether it runs: not killed, whether or not it answers.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.child().is_some()
+    }
+
+    /// What it wrote to its log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.file("log")).unwrap_or_default()
+    }
+
     /// Its port.
     #[must_use]
     pub fn port(&self) -> u16 {
@@ -161,10 +178,19 @@ impl RedisServer {
     ///
     /// If it is refused.
     pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        self.try_ask(words).await.unwrap_or_else(|e| panic!("{words:?}: {e}"))
+    }
+
+    /// The same, of one that may end the connection.
+    ///
+    /// # Errors
+    ///
+    /// If it refuses or does not answer.
+    pub async fn try_ask<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
-        let answer = command.query_async(&mut self.connection().await).await;
-        answer.unwrap_or_else(|e| panic!("{words:?}: {e}"))
+        let mut connection = Client::open(self.url())?.get_multiplexed_async_connection().await?;
+        command.query_async(&mut connection).await
     }
 
     /// How often it has carried out each command since it started, those of scripts included.
@@ -199,9 +225,13 @@ impl RedisServer {
     fn spawn(&self) -> Child {
         let file = |name: &str| self.folder.file(name).display().to_string();
         spawn("redis-server", "redis-server", |command| {
+            if self.settings.sentinel.is_some() {
+                command.args([&file("conf"), "--sentinel"]);
+            } else {
+                command.args(["--unixsocket", &file("socket"), "--save", ""]);
+            }
             command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
-            command.args(["--unixsocket", &file("socket"), "--dir", &file(""), "--logfile", &file("log")]);
-            command.args(["--save", "", "--daemonize", "no"]);
+            command.args(["--dir", &file(""), "--logfile", &file("log"), "--daemonize", "no"]);
             if self.settings.durable {
                 command.args(["--appendonly", "yes", "--appendfsync", "always"]);
             }

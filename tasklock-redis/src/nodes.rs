@@ -1,0 +1,85 @@
+//! Which node has which lock: always the same, or that which has its slot.
+
+use std::sync::Arc;
+
+use tasklock_core::StepResult;
+
+use crate::{
+    cluster::Cluster,
+    layout::OwnerKey,
+    node::Node,
+    script::{Answer, Step},
+    slots::Slot,
+};
+
+/// The servers of a store.
+#[derive(Debug)]
+pub(crate) enum Nodes {
+    One(Node),
+    Cluster(Arc<Cluster>),
+}
+
+impl Nodes {
+    /// The slot of a lock, where there are any.
+    pub(crate) fn slot(&self, owner: &OwnerKey) -> Option<Slot> {
+        match self {
+            Nodes::One(_) => None,
+            Nodes::Cluster(_) => Some(Slot::of(owner)),
+        }
+    }
+
+    /// Carries out one step, where it belongs.
+    pub(crate) async fn submit(&self, step: Step) -> StepResult<Answer> {
+        match self {
+            Nodes::One(node) => node.calls.submit(step).await,
+            Nodes::Cluster(cluster) => cluster.submit(step).await,
+        }
+    }
+
+    /// Carries out many; one answer each, in order.
+    pub(crate) async fn submit_all(&self, steps: Vec<Step>) -> Vec<StepResult<Answer>> {
+        match self {
+            Nodes::One(node) => node.calls.submit_all(steps).await,
+            Nodes::Cluster(cluster) => cluster.submit_all(steps).await,
+        }
+    }
+
+    /// Whether what is granted in this slot would be heard here, as far as is known.
+    pub(crate) fn is_heard(&self, slot: Option<Slot>) -> bool {
+        match (self, slot) {
+            (Nodes::Cluster(cluster), Some(slot)) => cluster.is_heard(slot),
+            _ => true,
+        }
+    }
+
+    /// Sees to it that it is.
+    pub(crate) async fn listen(&self, slot: Option<Slot>) -> StepResult<()> {
+        match (self, slot) {
+            (Nodes::Cluster(cluster), Some(slot)) => cluster.listen(slot).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// What is granted in this slot is no longer heard.
+    pub(crate) fn unheard(&self, slot: Slot) {
+        if let Nodes::Cluster(cluster) = self {
+            cluster.unheard(slot);
+        }
+    }
+
+    /// Whether all of them answer.
+    pub(crate) async fn ping(&self) -> StepResult<()> {
+        match self {
+            Nodes::One(node) => node.ping().await,
+            Nodes::Cluster(cluster) => cluster.ping().await,
+        }
+    }
+
+    /// Ends the connections for good.
+    pub(crate) fn close(&self) {
+        match self {
+            Nodes::One(node) => node.close(),
+            Nodes::Cluster(cluster) => cluster.close(),
+        }
+    }
+}

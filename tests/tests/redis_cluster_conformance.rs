@@ -1,0 +1,84 @@
+//! A Redis Cluster passes the one suite, alone and behind a wrapper that makes it slow, forgetful or repetitive, and is
+//! left empty; and with no more rights than the documentation asks for.
+
+use std::time::Duration;
+
+use tasklock::{
+    RedisConfig, RedisLock,
+    redis::Value,
+    testing::{Fault, Faulty, Op, conformance},
+};
+use tasklock_tests::servers::RedisCluster;
+
+async fn client(cluster: &RedisCluster) -> RedisLock {
+    RedisConfig::from_url(&cluster.url()).unwrap().connect().await.unwrap()
+}
+
+/// After everything was given back there are only fences, and what withdrawals leave for a while; all of it ends. And
+/// every master had something to do.
+async fn only_fences_are_left(cluster: &RedisCluster) {
+    for master in &cluster.nodes()[..3] {
+        let keys = master.keys().await;
+        assert!(!keys.is_empty(), "a master without locks");
+        for (key, ttl) in keys {
+            assert!(ttl > 0, "{key} never ends");
+            assert!(key.ends_with(":1:fence") || key.ends_with(":1:leases"), "{key} is left");
+            if key.ends_with(":1:leases") {
+                let members: Vec<String> = master.ask(&["ZRANGE", &key, "0", "-1"]).await;
+                assert!(members.iter().all(|member| member.starts_with('x')), "{key}: {members:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cluster() {
+    let cluster = RedisCluster::start().await;
+    conformance::run_all(async || client(&cluster).await).await;
+    only_fences_are_left(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_with_threads_and_delays() {
+    let cluster = RedisCluster::start().await;
+    for fault in [Fault::DelayRequest, Fault::DelayReply] {
+        let make = async || {
+            let (backend, faults) = Faulty::new(client(&cluster).await);
+            for op in [Op::TryAcquire, Op::Renew, Op::Release] {
+                faults.always(op, fault(Duration::from_millis(7)));
+            }
+            backend
+        };
+        conformance::run_all(make).await;
+    }
+    only_fences_are_left(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_cluster_with_every_acquisition_sent_twice() {
+    let cluster = RedisCluster::start().await;
+    let make = async || {
+        let (backend, faults) = Faulty::new(client(&cluster).await);
+        faults.always(Op::TryAcquire, Fault::Duplicate);
+        faults.always(Op::Renew, Fault::Duplicate);
+        backend
+    };
+    conformance::run_all(make).await;
+    only_fences_are_left(&cluster).await;
+}
+
+/// The user of docs/redis-topologies.md, word by word.
+#[tokio::test]
+async fn a_cluster_with_no_more_rights_than_it_needs() {
+    let cluster = RedisCluster::start().await;
+    let page = include_str!("../../docs/redis-topologies.md");
+    let rule = page.lines().find(|line| line.starts_with("ACL SETUSER locks-cluster ")).unwrap();
+    // The suite has a prefix of its own for each of its locks.
+    let rule = rule.replace("~{tasklock:*}:1:*", "~{*}:1:*");
+    let words: Vec<_> = rule.split(' ').collect();
+    for node in cluster.nodes() {
+        let _: Value = node.ask(&words).await;
+    }
+    let url = cluster.url().replace("://", "://locks-cluster:secret@");
+    conformance::run_all(async || RedisConfig::from_url(&url).unwrap().connect().await.unwrap()).await;
+}
