@@ -9,18 +9,18 @@ use std::{
 use redis::Value;
 use tasklock_core::{
     Administer, AsyncLock, Attempt, BackendError, BoxFuture, Busy, Capabilities, Claim, Clock, Event, Expiry, Fencing,
-    FencingToken, Grant, Holder, Intent, Key, LockError, Locker, Mode, Mono, Nonce, Owner, Powers, Released, Renewed,
-    Request, Scope, State, StepResult, Ttl, Validity, Wake, WakeBy,
+    FencingToken, Grant, Holder, Intent, Key, LockError, Locker, Many, Mode, Mono, Nonce, Owner, Powers, Released,
+    Renewed, Request, Scope, State, StepResult, Together, Ttl, Validity, Wake, WakeBy,
 };
 use tokio::{runtime::Handle, sync::Notify, task::JoinHandle};
 
 use crate::{
-    calls::{Calls, WeakCalls},
+    calls::{Calls, MOST, WeakCalls},
     config::RedisConfig,
     inbox::{Inbox, Unwanted},
     layout::{Client, OwnerKey, Record, names_of},
     link::{Heard, Link},
-    script::{Answer, Step, What},
+    script::{Answer, Found, Step, What},
 };
 
 /// As the script has it: how long a pushed grant lasts until it is confirmed, and a waiter that does not ask.
@@ -32,6 +32,8 @@ const CAPABILITIES: Capabilities = Capabilities::new("redis")
     .expiry(Expiry::Server)
     .wake(WakeBy::Push)
     .fair(true)
+    .shared(true)
+    .permits(true)
     .scope(Scope::Cluster);
 
 /// Locks in a Redis or Valkey server: see the [crate](crate) for how.
@@ -96,7 +98,16 @@ impl RedisLock {
     fn step(&self, what: What, key: &Key, member: String, ttl: Ttl, names: Arc<str>) -> Step {
         // Rounded up: a lease must not end at the store before it does here.
         let ms = |ttl: Duration| ttl.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u64::MAX);
-        Step { what, owner: OwnerKey::of(key), member, ttl: ttl.duration().map_or(0, ms), names }
+        let (mode, owner) = (Mode::Exclusive, OwnerKey::of(key));
+        Step { what, mode, owner, member, ttl: ttl.duration().map_or(0, ms), names }
+    }
+
+    fn ask(&self, what: What, request: &Request) -> StepResult<Step> {
+        if !matches!(request.mode, Mode::Exclusive | Mode::Shared | Mode::Permit { .. }) {
+            return Err(BackendError::fatal(format!("the redis backend does not know {:?}", request.mode)));
+        }
+        let (member, names) = (self.client.member(request.nonce), self.names(&request.owner));
+        Ok(Step { mode: request.mode, ..self.step(what, &request.key, member, request.ttl, names) })
     }
 
     fn names(&self, owner: &Owner) -> Arc<str> {
@@ -107,17 +118,41 @@ impl RedisLock {
         }
     }
 
-    fn found_held(&self, request: &Request, sent: Mono, answer: &Answer) -> Attempt {
-        let Answer::Held { record, left, count, now } = answer else { return Attempt::Busy(Busy::default()) };
-        let record = Record::parse(record);
+    fn found_held(&self, request: &Request, sent: Mono, answer: &Answer) -> Busy {
+        let Answer::Held { holder, count, now, last, .. } = answer else { return Busy::default() };
+        let record = Record::parse(&holder.record);
         if request.intent != Intent::Try {
-            self.inbox.found_held(request.nonce, sent, *now, record.as_ref().map_or(0, |record| record.token));
+            let seen = last.or(record.as_ref().map(|record| record.token)).unwrap_or(0);
+            self.inbox.found_held(request.nonce, sent, *now, seen);
         }
-        let left = u64::try_from(*left).ok().map(Duration::from_millis);
+        let left = holder.left();
         let rank = u32::try_from(*count).unwrap_or(0);
         let retry_in = ask_again_in(left, rank, request.intent);
         let holder = record.map(|record| Arc::new(record.holder(*now, left)));
-        Attempt::Busy(Busy::new(holder, Some(retry_in)).position(rank))
+        Busy::new(holder, Some(retry_in)).position(rank)
+    }
+
+    /// Whether just taken or held already: the ttl began when this request arrived.
+    fn grant(request: &Request, sent: Mono, token: u64) -> Grant {
+        Grant::new(Some(FencingToken::new(token)), Validity::Until(request.until(sent)))
+    }
+}
+
+impl Found {
+    fn left(&self) -> Option<Duration> {
+        u64::try_from(self.left).ok().map(Duration::from_millis)
+    }
+
+    fn holder(&self, now: u64) -> Option<Arc<Holder>> {
+        let holder = match self.record.as_str() {
+            "" => return None,
+            // Whatever it is, the key is not free.
+            text => Record::parse(text).map_or_else(
+                || Holder::new(Owner::recorded("unknown", "", 0, "")).remaining(self.left()),
+                |record| record.holder(now, self.left()),
+            ),
+        };
+        Some(Arc::new(holder))
     }
 }
 
@@ -136,32 +171,29 @@ impl AsyncLock for RedisLock {
     }
 
     async fn try_acquire(&self, request: &Request) -> StepResult<Attempt> {
-        if request.mode != Mode::Exclusive {
-            return Err(BackendError::fatal(format!("the redis backend does not know {:?}", request.mode)));
-        }
+        let step = self.ask(
+            match request.intent {
+                Intent::Try => What::Try,
+                Intent::Poll { .. } => What::Poll,
+                _ => What::Wait,
+            },
+            request,
+        )?;
         let waits = request.intent != Intent::Try;
         let asked_before = waits && self.inbox.expect(request.nonce);
-        let what = match request.intent {
-            Intent::Try => What::Try,
-            Intent::Poll { .. } => What::Poll,
-            _ => What::Wait,
-        };
-        let member = self.client.member(request.nonce);
-        let step = self.step(what, &request.key, member, request.ttl, self.names(&request.owner));
         let sent = self.clock.now();
         match self.calls.submit(step).await? {
             Answer::Yes { token } => {
                 if waits {
                     self.inbox.granted(request.nonce, asked_before);
                 }
-                // Whether just taken or held already: the ttl began when this request arrived.
-                Ok(Attempt::Granted(Grant::new(Some(FencingToken::new(token)), Validity::Until(request.until(sent)))))
+                Ok(Attempt::Granted(Self::grant(request, sent, token)))
             }
             Answer::Withdrawn => {
                 self.inbox.forget(request.nonce);
                 Err(BackendError::fatal("redis: this acquisition was withdrawn before"))
             }
-            answer => Ok(self.found_held(request, sent, &answer)),
+            answer => Ok(Attempt::Busy(self.found_held(request, sent, &answer))),
         }
     }
 
@@ -201,19 +233,11 @@ impl AsyncLock for RedisLock {
 
     async fn inspect(&self, key: &Key) -> StepResult<State> {
         let step = self.step(What::Inspect, key, String::new(), Ttl::Never, Arc::default());
-        let Answer::Held { record, left, count, now } = self.calls.submit(step).await? else {
+        let Answer::Held { holder, others, count, now, .. } = self.calls.submit(step).await? else {
             return Ok(State::default());
         };
-        let left = u64::try_from(left).ok().map(Duration::from_millis);
-        let holder = match record.as_str() {
-            "" => None,
-            // Whatever it is, the key is not free.
-            text => Some(Record::parse(text).map_or_else(
-                || Holder::new(Owner::recorded("unknown", "", 0, "")).remaining(left),
-                |record| record.holder(now, left),
-            )),
-        };
-        Ok(State::new(holder.map(Arc::new), u64::try_from(count).ok()))
+        let others = others.iter().filter_map(|other| other.holder(now)).collect();
+        Ok(State::new(holder.holder(now), u64::try_from(count).ok()).shared_with(others))
     }
 
     async fn event(&self) -> Event {
@@ -231,7 +255,7 @@ impl AsyncLock for RedisLock {
     }
 
     fn powers(&self) -> Powers<'_> {
-        Powers::default().with_administer(self)
+        Powers::default().with_administer(self).with_many(self)
     }
 }
 
@@ -241,6 +265,32 @@ impl Administer for RedisLock {
             let seen = seen.map(|nonce| nonce.to_string()).unwrap_or_default();
             let step = self.step(What::Revoke, key, seen, Ttl::Never, Arc::default());
             Ok(matches!(self.calls.submit(step).await?, Answer::Yes { .. }))
+        })
+    }
+}
+
+impl Many for RedisLock {
+    fn most(&self) -> usize {
+        MOST
+    }
+
+    fn try_acquire_all<'a>(&'a self, requests: &'a [Request]) -> BoxFuture<'a, StepResult<Together>> {
+        Box::pin(async move {
+            let steps = requests.iter().map(|request| self.ask(What::All, request)).collect::<StepResult<Vec<_>>>()?;
+            let sent = self.clock.now();
+            let (mut grants, mut busy) = (Vec::with_capacity(requests.len()), Vec::new());
+            let answers = self.calls.submit_together(&steps).await;
+            for ((place, request), answer) in requests.iter().enumerate().zip(answers) {
+                match answer? {
+                    Answer::Yes { token } => grants.push(Self::grant(request, sent, token)),
+                    Answer::Withdrawn => {
+                        return Err(BackendError::fatal("redis: this acquisition was withdrawn before"));
+                    }
+                    Answer::No => {}
+                    answer @ Answer::Held { .. } => busy.push((place, self.found_held(request, sent, &answer))),
+                }
+            }
+            Ok(if busy.is_empty() { Together::Granted(grants) } else { Together::Busy(busy) })
         })
     }
 }
@@ -262,7 +312,9 @@ impl fmt::Debug for RedisLock {
 
 /// What was granted to nobody goes to the next. Should it fail, the claim ends by itself.
 async fn give_back(calls: Calls, Unwanted { owner, member }: Unwanted) {
-    let _ = calls.submit(Step { what: What::Leave, owner, member, ttl: 0, names: Arc::default() }).await;
+    let _ = calls
+        .submit(Step { what: What::Leave, mode: Mode::Exclusive, owner, member, ttl: 0, names: Arc::default() })
+        .await;
 }
 
 /// Says so, once, if the server is set up to drop what has a ttl when it runs out of memory. Who may not ask is not

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The most steps in one call: the server does nothing else meanwhile.
-const MOST: usize = 64;
+pub(crate) const MOST: usize = 64;
 /// The most calls under way: the server has one to work on while the answers to the other are taken in, and a caller
 /// that goes on while its last lock is given back does not wait for that.
 const LANES: usize = 2;
@@ -84,6 +84,11 @@ impl Calls {
             answers.push(answer.await.unwrap_or_else(|_| unanswered()));
         }
         answers
+    }
+
+    /// Carries out these in a call of their own; one answer each, in order.
+    pub(crate) async fn submit_together(&self, steps: &[Step]) -> Vec<StepResult<Answer>> {
+        self.0.send(steps).await
     }
 }
 

@@ -1,19 +1,30 @@
 //! Steps, the one script that carries them out, and its answers.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, LazyLock},
+};
 
 use redis::{Cmd, Script, Value};
-use tasklock_core::{BackendError, StepResult};
+use tasklock_core::{BackendError, Mode, StepResult};
 
 use crate::{error, layout::OwnerKey};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
-const SOURCE: &str = include_str!("scripts/lock.lua");
+/// One script in parts: what comes later uses what is before it.
+const SOURCE: &str = concat!(
+    include_str!("scripts/lock.lua"),
+    include_str!("scripts/holders.lua"),
+    include_str!("scripts/queue.lua"),
+    include_str!("scripts/steps.lua"),
+);
 
 /// One atomic step on one lock.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) what: What,
+    /// How it is wanted, if it is asked for.
+    pub(crate) mode: Mode,
     pub(crate) owner: OwnerKey,
     /// Who asks; for a revocation the nonce seen, or nothing.
     pub(crate) member: String,
@@ -32,6 +43,8 @@ pub(crate) enum What {
     Wait,
     /// The same, asked before: whether or not that was heard.
     Poll,
+    /// Takes it with all others of its call, or none of them.
+    All,
     Renew,
     /// Ends whatever the member has.
     Leave,
@@ -47,11 +60,24 @@ impl What {
             What::Try => "try",
             What::Wait => "wait",
             What::Poll => "poll",
+            What::All => "all",
             What::Renew => "renew",
             What::Leave => "leave",
             What::Withdraw => "withdraw",
             What::Inspect => "inspect",
             What::Revoke => "revoke",
+        }
+    }
+}
+
+impl Step {
+    /// What it does, as the script knows it.
+    fn name(&self) -> Cow<'static, str> {
+        let what = self.what.name();
+        match self.mode {
+            Mode::Shared => format!("{what} shared").into(),
+            Mode::Permit { of } => format!("{what} of{of}").into(),
+            _ => what.into(),
         }
     }
 }
@@ -66,14 +92,27 @@ pub(crate) enum Answer {
     },
     /// This member was withdrawn before.
     Withdrawn,
-    /// How it stands: the owner's record, its time left in milliseconds (negative: for ever), the caller's rank or the
-    /// number of waiters, and the server's time in milliseconds.
+    /// How it stands.
     Held {
-        record: String,
-        left: i64,
+        /// Who has it; of several one. Empty if nobody has.
+        holder: Found,
+        /// The others, if that was the question.
+        others: Vec<Found>,
+        /// The caller's rank, or the number of waiters.
         count: i64,
+        /// The server's time in milliseconds.
         now: u64,
+        /// The last token granted, if several have it.
+        last: Option<u64>,
     },
+}
+
+/// A holder as it was found.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    pub(crate) record: String,
+    /// In milliseconds; negative: for ever.
+    pub(crate) left: i64,
 }
 
 /// The call that carries out these steps, by the script's hash or, if the server does not know it, by its text.
@@ -89,7 +128,7 @@ pub(crate) fn command(steps: &[Step], whole: bool) -> Cmd {
         cmd.arg(step.owner.as_str());
     }
     for step in steps {
-        cmd.arg(step.what.name()).arg(&step.member).arg(step.ttl).arg(&*step.names);
+        cmd.arg(&*step.name()).arg(&step.member).arg(step.ttl).arg(&*step.names);
     }
     cmd
 }
@@ -120,19 +159,32 @@ fn parse(what: What, value: Value) -> Option<StepResult<Answer>> {
     if let Some(message) = failure(&value) {
         return Some(Err(error::said(&message)));
     }
-    let answer = match (what, value) {
-        (_, Value::Int(0)) => Answer::No,
-        (What::Try | What::Wait | What::Poll, Value::Int(-1)) => Answer::Withdrawn,
-        (_, Value::Int(token)) => Answer::Yes { token: u64::try_from(token).ok()? },
-        (What::Try | What::Wait | What::Poll | What::Inspect, Value::Array(parts)) => held(&parts)?,
+    let asks = matches!(what, What::Try | What::Wait | What::Poll | What::All);
+    let answer = match value {
+        Value::Int(0) => Answer::No,
+        Value::Int(-1) if asks => Answer::Withdrawn,
+        Value::Int(token) => Answer::Yes { token: u64::try_from(token).ok()? },
+        Value::Array(parts) if asks || what == What::Inspect => held(&parts)?,
         _ => return None,
     };
     Some(Ok(answer))
 }
 
 fn held(parts: &[Value]) -> Option<Answer> {
-    let [record, Value::Int(left), Value::Int(count), Value::Int(now)] = parts else { return None };
-    Some(Answer::Held { record: text(record)?, left: *left, count: *count, now: u64::try_from(*now).ok()? })
+    let [record, left, Value::Int(count), Value::Int(now), more @ ..] = parts else { return None };
+    let (mut others, mut last) = (Vec::new(), None);
+    for part in more {
+        match part {
+            Value::Array(other) => others.push(found(other.first()?, other.get(1)?)?),
+            token => last = text(token)?.parse().ok(),
+        }
+    }
+    Some(Answer::Held { holder: found(record, left)?, others, count: *count, now: u64::try_from(*now).ok()?, last })
+}
+
+fn found(record: &Value, left: &Value) -> Option<Found> {
+    let Value::Int(left) = left else { return None };
+    Some(Found { record: text(record)?, left: *left })
 }
 
 fn text(value: &Value) -> Option<String> {

@@ -3,6 +3,7 @@
 pub mod cancellation;
 pub mod local;
 pub mod processes;
+pub mod script;
 pub mod servers;
 
 use std::{
