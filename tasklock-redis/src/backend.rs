@@ -225,7 +225,7 @@ impl AsyncLock for RedisLock {
         self.inbox.forget(claim.nonce);
         let what = if claim.unsettled { What::Withdraw } else { What::Leave };
         let step = self.step(what, &claim.key, self.client.member(claim.nonce), Ttl::Never, Arc::default());
-        match self.calls.submit(step).await? {
+        match self.calls.submit_in_company(step).await? {
             Answer::Yes { .. } => Ok(Released::Released),
             _ => Ok(Released::NotOwner),
         }
@@ -233,7 +233,7 @@ impl AsyncLock for RedisLock {
 
     async fn inspect(&self, key: &Key) -> StepResult<State> {
         let step = self.step(What::Inspect, key, String::new(), Ttl::Never, Arc::default());
-        let Answer::Held { holder, others, count, now, .. } = self.calls.submit(step).await? else {
+        let Answer::Held { holder, others, count, now, .. } = self.calls.submit_in_company(step).await? else {
             return Ok(State::default());
         };
         let others = others.iter().filter_map(|other| other.holder(now)).collect();

@@ -1,8 +1,10 @@
 //! The one way in which steps reach the store: alone while few calls are under way, together otherwise.
 
 use std::{
+    future::poll_fn,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    task::Poll,
 };
 
 use tasklock_core::{BackendError, StepResult};
@@ -37,6 +39,8 @@ struct Shared {
 struct Traffic {
     under_way: usize,
     waiting: Vec<Waiting>,
+    /// How many hold their step back for those that come in the same breath.
+    gathering: usize,
 }
 
 type Waiting = (Step, oneshot::Sender<StepResult<Answer>>);
@@ -65,6 +69,33 @@ impl Calls {
         match turn {
             Ok((_lane, step)) => self.0.send(&[step]).await.pop().unwrap_or_else(unanswered),
             Err(answer) => answer.await.unwrap_or_else(|_| unanswered()),
+        }
+    }
+
+    /// The same, together with what others of its kind submit in the same breath: the releases of several locks, or
+    /// questions about them. Nothing is waited for but that each task that can run has had its turn.
+    pub(crate) async fn submit_in_company(&self, step: Step) -> StepResult<Answer> {
+        let gathering = Gathering::new(&self.0);
+        let mut turns = 0;
+        poll_fn(|cx| {
+            turns += 1;
+            if turns > 1 {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+        let answer = {
+            let mut traffic = self.0.traffic();
+            // Others are still to come, or have come before: the last one sends them all.
+            let alone = traffic.gathering == 1 && traffic.waiting.is_empty();
+            if alone { Err(step) } else { Ok(traffic.wait(step)) }
+        };
+        drop(gathering);
+        match answer {
+            Ok(answer) => answer.await.unwrap_or_else(|_| unanswered()),
+            Err(step) => self.submit(step).await,
         }
     }
 
@@ -112,6 +143,30 @@ impl Shared {
 
     fn traffic(&self) -> MutexGuard<'_, Traffic> {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One that holds its step back. The last to go sends those that wait, if nobody else will.
+struct Gathering(Arc<Shared>);
+
+impl Gathering {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.traffic().gathering += 1;
+        Gathering(shared.clone())
+    }
+}
+
+impl Drop for Gathering {
+    fn drop(&mut self) {
+        let free = {
+            let mut traffic = self.0.traffic();
+            traffic.gathering -= 1;
+            let free = traffic.gathering == 0 && !traffic.waiting.is_empty() && traffic.under_way < LANES;
+            traffic.under_way += usize::from(free);
+            free
+        };
+        // It finds them waiting.
+        drop(free.then(|| Lane(self.0.clone())));
     }
 }
 
