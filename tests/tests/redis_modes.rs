@@ -195,12 +195,13 @@ async fn a_writer_that_is_gone_keeps_no_reader_out() {
     token(read(&mut lock, &next).await);
     assert!(lock.lease(&gone.member).await.unwrap() > 1e12, "it keeps its place for a while");
     // One that listens is waited for, however silent, until its lease is over.
-    let quiet = lock.listener().await;
+    let mut quiet = lock.listener().await;
     lock.leave(&gone).await;
     lock.busy(&quiet).await;
     fall_silent(&lock, &quiet).await;
     let late = Peer::gone();
     assert_eq!(rank(read(&mut lock, &late).await), 1);
+    assert_eq!(quiet.told().await, format!("still {} {}", quiet.member, lock.key("owner")));
     let _: Value = lock.server.ask(&["ZADD", &lock.key("leases"), "99", &quiet.member]).await;
     token(read(&mut lock, &late).await);
 }
@@ -209,13 +210,12 @@ async fn a_writer_that_is_gone_keeps_no_reader_out() {
 #[tokio::test]
 async fn a_writer_that_leaves_lets_readers_in() {
     let mut lock = Lock::new().await;
-    let (reader, writer) = (Peer::gone(), lock.listener().await);
-    let mut behind = lock.listener().await;
     for leave in ["leave", "withdraw"] {
+        let (reader, writer, mut behind) = (Peer::gone(), Peer::gone(), lock.listener().await);
         token(read(&mut lock, &reader).await);
-        lock.step("wait", &format!("{}{}", &writer.member[..60], leave.len()), TTL).await;
+        lock.busy(&writer).await;
         rank(read(&mut lock, &behind).await);
-        lock.step(leave, &format!("{}{}", &writer.member[..60], leave.len()), 0).await;
+        assert_eq!(lock.step(leave, &writer.member, 0).await, Said::No);
         behind.told_granted().await;
         lock.leave(&behind).await;
         lock.leave(&reader).await;

@@ -64,9 +64,10 @@ local function alive_for(member, time)
   return alive_until and tonumber(alive_until) > ms + time
 end
 
--- One that cannot enter yet keeps those behind it back, so it has to be there.
+-- One that cannot enter yet keeps those behind it back, so it has to be there. Its client leaves for it if it no longer
+-- waits.
 local function is_gone(member)
-  return not alive_for(member, LEASE - 3 * CLAIM) and not tell(member, 'still ' .. member)
+  return not alive_for(member, LEASE - 3 * CLAIM) and not tell(member, 'still ' .. member .. ' ' .. owner)
 end
 
 -- What can be had goes to the first waiters that are heard of, as many as may hold it together, and to the caller, for
