@@ -4,6 +4,7 @@
 //! | line | answer |
 //! |---|---|
 //! | `take KEY` | `taken TOKEN`, as soon as it has it, or `failed RETRYABLE WHY` |
+//! | `read KEY` | the same as a reader |
 //! | `try KEY` | the same at once, or `busy PID` of the holder |
 //! | `drop KEY` | the outcome of the release |
 //! | `write KEY` | `write TOKEN HELD`: what it would send with a write, and whether it believes that it holds |
@@ -95,6 +96,10 @@ impl Process {
     async fn obey(&mut self, words: &[&str]) -> Result<Option<String>, Failure> {
         Ok(Some(match words {
             ["take", key] => match self.lock.acquire(*key).await {
+                Ok(guard) => self.keep(key, guard),
+                Err(error) => failed(&error),
+            },
+            ["read", key] => match self.lock.key(*key).shared().acquire().await {
                 Ok(guard) => self.keep(key, guard),
                 Err(error) => failed(&error),
             },
