@@ -8,14 +8,14 @@ use std::{
 
 use redis::Value;
 use tasklock_core::{
-    Administer, AsyncLock, Attempt, BackendError, BoxFuture, Busy, Capabilities, Claim, Clock, Event, Expiry, Fencing,
-    FencingToken, Grant, Holder, Intent, Key, LockError, Locker, Many, Mode, Mono, Nonce, Owner, Powers, Released,
-    Renewed, Request, Scope, State, StepResult, Together, Ttl, Validity, Wake, WakeBy,
+    AsyncLock, Attempt, BackendError, Busy, Capabilities, Claim, Clock, Event, Expiry, Fencing, FencingToken, Grant,
+    Holder, Intent, Key, LockError, Locker, Mode, Mono, Owner, Powers, Released, Renewed, Request, Scope, State,
+    StepResult, Ttl, Validity, Wake, WakeBy,
 };
 use tokio::{runtime::Handle, sync::Notify, task::JoinHandle};
 
 use crate::{
-    calls::{Calls, MOST, WeakCalls},
+    calls::{Calls, WeakCalls},
     config::RedisConfig,
     inbox::{Inbox, Unwanted},
     layout::{Client, OwnerKey, Record, names_of},
@@ -42,10 +42,10 @@ const CAPABILITIES: Capabilities = Capabilities::new("redis")
 /// another.
 pub struct RedisLock {
     link: Arc<Link>,
-    calls: Calls,
+    pub(crate) calls: Calls,
     inbox: Arc<Inbox>,
-    client: Client,
-    clock: Clock,
+    pub(crate) client: Client,
+    pub(crate) clock: Clock,
     /// Waiters may have missed what was pushed.
     recheck: Arc<Notify>,
     /// The last owner, as the store keeps it: nearly always the next one's.
@@ -95,14 +95,14 @@ impl RedisLock {
         Ok(RedisLock { link, calls, inbox, client, clock, recheck, names: Mutex::default(), keeper })
     }
 
-    fn step(&self, what: What, key: &Key, member: String, ttl: Ttl, names: Arc<str>) -> Step {
+    pub(crate) fn step(&self, what: What, key: &Key, member: String, ttl: Ttl, names: Arc<str>) -> Step {
         // Rounded up: a lease must not end at the store before it does here.
         let ms = |ttl: Duration| ttl.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u64::MAX);
         let (mode, owner) = (Mode::Exclusive, OwnerKey::of(key));
         Step { what, mode, owner, member, ttl: ttl.duration().map_or(0, ms), names }
     }
 
-    fn ask(&self, what: What, request: &Request) -> StepResult<Step> {
+    pub(crate) fn ask(&self, what: What, request: &Request) -> StepResult<Step> {
         if !matches!(request.mode, Mode::Exclusive | Mode::Shared | Mode::Permit { .. }) {
             return Err(BackendError::fatal(format!("the redis backend does not know {:?}", request.mode)));
         }
@@ -118,7 +118,7 @@ impl RedisLock {
         }
     }
 
-    fn found_held(&self, request: &Request, sent: Mono, answer: &Answer) -> Busy {
+    pub(crate) fn found_held(&self, request: &Request, sent: Mono, answer: &Answer) -> Busy {
         let Answer::Held { holder, count, now, last, .. } = answer else { return Busy::default() };
         let record = Record::parse(&holder.record);
         if request.intent != Intent::Try {
@@ -132,8 +132,17 @@ impl RedisLock {
         Busy::new(holder, Some(retry_in)).position(rank)
     }
 
+    pub(crate) fn renewed(&self, claim: &Claim, sent: Mono, answer: &Answer) -> Renewed {
+        let Answer::Yes { token } = *answer else {
+            self.inbox.forget(claim.nonce);
+            return Renewed::NotOwner;
+        };
+        let until = claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
+        Renewed::held(Validity::Until(until), Some(FencingToken::new(token)))
+    }
+
     /// Whether just taken or held already: the ttl began when this request arrived.
-    fn grant(request: &Request, sent: Mono, token: u64) -> Grant {
+    pub(crate) fn grant(request: &Request, sent: Mono, token: u64) -> Grant {
         Grant::new(Some(FencingToken::new(token)), Validity::Until(request.until(sent)))
     }
 }
@@ -207,17 +216,7 @@ impl AsyncLock for RedisLock {
         };
         let sent = self.clock.now();
         let answers = self.calls.submit_all(claims.iter().map(step).collect()).await;
-        let renewed = |(claim, answer): (&Claim, StepResult<Answer>)| match answer? {
-            Answer::Yes { token } => {
-                let until = claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
-                Ok(Renewed::held(Validity::Until(until), Some(FencingToken::new(token))))
-            }
-            _ => {
-                self.inbox.forget(claim.nonce);
-                Ok(Renewed::NotOwner)
-            }
-        };
-        claims.iter().zip(answers).map(renewed).collect()
+        claims.iter().zip(answers).map(|(claim, answer)| Ok(self.renewed(claim, sent, &answer?))).collect()
     }
 
     async fn release(&self, claim: &Claim) -> StepResult<Released> {
@@ -255,43 +254,7 @@ impl AsyncLock for RedisLock {
     }
 
     fn powers(&self) -> Powers<'_> {
-        Powers::default().with_administer(self).with_many(self)
-    }
-}
-
-impl Administer for RedisLock {
-    fn revoke<'a>(&'a self, key: &'a Key, seen: Option<Nonce>) -> BoxFuture<'a, StepResult<bool>> {
-        Box::pin(async move {
-            let seen = seen.map(|nonce| nonce.to_string()).unwrap_or_default();
-            let step = self.step(What::Revoke, key, seen, Ttl::Never, Arc::default());
-            Ok(matches!(self.calls.submit(step).await?, Answer::Yes { .. }))
-        })
-    }
-}
-
-impl Many for RedisLock {
-    fn most(&self) -> usize {
-        MOST
-    }
-
-    fn try_acquire_all<'a>(&'a self, requests: &'a [Request]) -> BoxFuture<'a, StepResult<Together>> {
-        Box::pin(async move {
-            let steps = requests.iter().map(|request| self.ask(What::All, request)).collect::<StepResult<Vec<_>>>()?;
-            let sent = self.clock.now();
-            let (mut grants, mut busy) = (Vec::with_capacity(requests.len()), Vec::new());
-            let answers = self.calls.submit_together(&steps).await;
-            for ((place, request), answer) in requests.iter().enumerate().zip(answers) {
-                match answer? {
-                    Answer::Yes { token } => grants.push(Self::grant(request, sent, token)),
-                    Answer::Withdrawn => {
-                        return Err(BackendError::fatal("redis: this acquisition was withdrawn before"));
-                    }
-                    Answer::No => {}
-                    answer @ Answer::Held { .. } => busy.push((place, self.found_held(request, sent, &answer))),
-                }
-            }
-            Ok(if busy.is_empty() { Together::Granted(grants) } else { Together::Busy(busy) })
-        })
+        Powers::default().with_administer(self).with_many(self).with_values(self)
     }
 }
 

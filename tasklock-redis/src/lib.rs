@@ -4,7 +4,8 @@
 //!
 //! # Layout
 //!
-//! Five keys a lock, and two more while it is shared, kept together by a hash tag in which braces are escaped, all with a ttl:
+//! Five keys a lock, two more while several hold it, and one for a value beside it, kept together by a hash tag in which
+//! braces are escaped. All have a ttl, but for what was asked to last for ever:
 //!
 //! | key | what | ttl |
 //! |---|---|---|
@@ -15,6 +16,7 @@
 //! | `{prefix:name}:1:names` | who the members are, for others to read; before that `shared` or `of3`, if that is how they want it | the same |
 //! | `{prefix:name}:1:holders` | if several hold it, the members by the time at which each ends | the longest of their leases |
 //! | `{prefix:name}:1:records` | `token since lease names` of each of them | the same |
+//! | `{prefix:name}:1:value` | the value beside the lock, if somebody set one | as whoever set it said |
 //!
 //! A member is `client.nonce`; `lease` is its length, or `@` and when its holder was last heard of if it never ends. A client has one channel, `tasklock:1:inbox:client`, on which it is told.
 //!
@@ -43,13 +45,14 @@
 //!    listens for it. Each ends by itself, by the server's time, and is renewed and released by itself.
 //! 8. *Several locks* are looked at first, each as if the caller had come to it alone, and taken if all can be had. What it
 //!    has of them from before is given back if not. In a cluster they would have to share a slot.
+//! 9. *Values* are keys of their own. An update by the holder is a renewal that writes the value, too.
 //!
 //! # Cost
 //!
-//! One call to acquire, one to release, one for up to 64 renewals, one to take up to 64 locks at once. An acquisition that waited costs one request more, the
-//! confirmation of its claim, if it holds for longer than a third of a second, and one if it waits for longer than a
-//! second. The hand-over itself is one call and one push, or two if the next one has waited for so long. A `PING` on each of two
-//! connections every five seconds.
+//! One call to acquire, one to release, one for up to 64 renewals; one to take up to 64 locks at once, one to give them
+//! back. An acquisition that waited costs one request more, the confirmation of its claim, if it holds for longer than a
+//! third of a second, and one if it waits for longer than a second. The hand-over itself is one call and one push, or two
+//! if the next one has waited for so long. A `PING` on each of two connections every five seconds.
 //!
 //! # Failure modes
 //!
@@ -68,6 +71,7 @@ mod error;
 mod inbox;
 mod layout;
 mod link;
+mod powers;
 mod script;
 
 pub use redis;

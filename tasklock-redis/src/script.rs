@@ -16,6 +16,7 @@ const SOURCE: &str = concat!(
     include_str!("scripts/lock.lua"),
     include_str!("scripts/holders.lua"),
     include_str!("scripts/queue.lua"),
+    include_str!("scripts/values.lua"),
     include_str!("scripts/steps.lua"),
 );
 
@@ -26,11 +27,11 @@ pub(crate) struct Step {
     /// How it is wanted, if it is asked for.
     pub(crate) mode: Mode,
     pub(crate) owner: OwnerKey,
-    /// Who asks; for a revocation the nonce seen, or nothing.
+    /// Who asks; for a revocation the nonce seen, or nothing; for a change what the value is compared with.
     pub(crate) member: String,
     /// In milliseconds; 0 never ends.
     pub(crate) ttl: u64,
-    /// The owner's names, for others to read.
+    /// The owner's names, for others to read; for a change or an update, the new value.
     pub(crate) names: Arc<str>,
 }
 
@@ -52,6 +53,14 @@ pub(crate) enum What {
     Withdraw,
     Inspect,
     Revoke,
+    /// Reads the value beside the lock.
+    Value,
+    /// Sets it if it compares so.
+    Change(&'static str),
+    /// Takes it away if it compares so.
+    Remove(&'static str),
+    /// Renews, and sets it.
+    Update,
 }
 
 impl What {
@@ -66,6 +75,10 @@ impl What {
             What::Withdraw => "withdraw",
             What::Inspect => "inspect",
             What::Revoke => "revoke",
+            What::Value => "value",
+            What::Change(_) => "change",
+            What::Remove(_) => "remove",
+            What::Update => "update",
         }
     }
 }
@@ -74,6 +87,9 @@ impl Step {
     /// What it does, as the script knows it.
     fn name(&self) -> Cow<'static, str> {
         let what = self.what.name();
+        if let What::Change(when) | What::Remove(when) = self.what {
+            return format!("{what} {when}").into();
+        }
         match self.mode {
             Mode::Shared => format!("{what} shared").into(),
             Mode::Permit { of } => format!("{what} of{of}").into(),
@@ -92,6 +108,8 @@ pub(crate) enum Answer {
     },
     /// This member was withdrawn before.
     Withdrawn,
+    /// The value beside the lock.
+    Value(String),
     /// How it stands.
     Held {
         /// Who has it; of several one. Empty if nobody has.
@@ -164,6 +182,7 @@ fn parse(what: What, value: Value) -> Option<StepResult<Answer>> {
         Value::Int(0) => Answer::No,
         Value::Int(-1) if asks => Answer::Withdrawn,
         Value::Int(token) => Answer::Yes { token: u64::try_from(token).ok()? },
+        Value::Array(parts) if what == What::Value => Answer::Value(text(parts.first()?)?),
         Value::Array(parts) if asks || what == What::Inspect => held(&parts)?,
         _ => return None,
     };

@@ -17,6 +17,7 @@ pub const SCRIPT: &str = concat!(
     include_str!("../../tasklock-redis/src/scripts/lock.lua"),
     include_str!("../../tasklock-redis/src/scripts/holders.lua"),
     include_str!("../../tasklock-redis/src/scripts/queue.lua"),
+    include_str!("../../tasklock-redis/src/scripts/values.lua"),
     include_str!("../../tasklock-redis/src/scripts/steps.lua"),
 );
 /// The ttl that steps ask for, in milliseconds.

@@ -45,7 +45,7 @@ async fn redis_behind_delays() {
         let server = RedisServer::start();
         let make = async || {
             let (backend, faults) = Faulty::new(client(&server.url()).await);
-            for op in [Op::TryAcquire, Op::TryAcquireAll, Op::Renew, Op::Release] {
+            for op in [Op::TryAcquire, Op::TryAcquireAll, Op::Renew, Op::Release, Op::Value, Op::Change] {
                 faults.always(op, fault(Duration::from_millis(7)));
             }
             backend

@@ -68,7 +68,7 @@ local function is_of(record, member)
 end
 
 -- Whether several hold it: then the record tells no more than how.
-local function is_crowd(record) return record and not record:find(' ', 1, true) end
+local function is_crowd(record) return record == 'shared' or record == 'permits' end
 
 -- Where nobody waits and nothing was withdrawn there are no leases, and nobody to settle with. No answer where several
 -- hold, or want to.

@@ -88,7 +88,16 @@ end
 
 local function renew()
   look()
+  if is_of(record, me) then return begin_anew(owner, record, ttl) end
   return lengthen() or 0
+end
+
+-- Renews, and sets the value beside the lock: both or neither.
+local function update()
+  what = 'renew'
+  local token = renew()
+  if token ~= 0 then write(base .. 'value', my_name, ttl) end
+  return token
 end
 
 local function inspect()
@@ -107,6 +116,9 @@ local function slow(i)
   if what == 'wait' or what == 'try' or what == 'poll' then return acquire() end
   if what == 'leave' or what == 'withdraw' then return leave() end
   if what == 'revoke' then return revoke() end
+  if what == 'value' then return read() end
+  if what == 'change' or what == 'remove' then return change() end
+  if what == 'update' then return update() end
   local answer = fast(i) -- put off behind another step on the same lock
   if answer then return answer end
   return what == 'renew' and renew() or inspect()
