@@ -71,7 +71,6 @@ pub(crate) enum Release {
 /// Every option, and whether it takes a value.
 const OPTIONS: [(&str, bool); 17] = [
     ("key", true),
-    ("all", false),
     ("lock", true),
     ("ttl", true),
     ("wait", true),
@@ -86,6 +85,7 @@ const OPTIONS: [(&str, bool); 17] = [
     ("on_error", true),
     ("release", true),
     ("blocking", false),
+    ("all", false),
     ("crate", true),
 ];
 
@@ -276,6 +276,8 @@ fn all(input: ParseStream<'_>, at: Span) -> syn::Result<Vec<LitStr>> {
     parenthesized!(content in input);
     let start = content.span();
     let keys = Punctuated::<LitStr, Token![,]>::parse_terminated(&content);
+    // What is left unread would be an error of its own.
+    content.parse::<TokenStream>()?;
     let keys: Vec<_> = keys.map_err(|error| syn::Error::new(error.span(), example))?.into_iter().collect();
     if keys.len() < 2 {
         return Err(syn::Error::new(start, format!("{example}: one alone needs no `all`")));

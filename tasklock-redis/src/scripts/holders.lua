@@ -19,6 +19,27 @@ local function step(i)
   holders, records = base .. 'holders', base .. 'records'
 end
 
+-- Whether several hold it: then the record tells no more than how.
+local function is_crowd(record) return record == 'shared' or record == 'permits' end
+
+-- How long a lease is, for the record. Of one that never ends, when its holder was last heard of.
+local function lease_of(px) return px ~= '0' and px or '@' .. ms_text end
+
+local function write(key, text, px)
+  if px ~= '0' then call('SET', key, text, 'PX', px) else call('SET', key, text) end
+end
+
+-- Begins the lease of a record anew, and gives its token. Only a lease of another length has to be written down.
+local function begin_anew(px)
+  local head, token, lease, its_names = record:match('^(%S+ (%d+) %d+ )(%S+)(.*)$')
+  if lease == px then
+    call('PEXPIRE', owner, px)
+  else
+    write(owner, head .. lease_of(px) .. its_names, px)
+  end
+  return tonumber(token)
+end
+
 -- Takes one out of several; whether it was there.
 local function remove(member)
   if call('ZREM', holders, member) == 0 then return false end
@@ -103,15 +124,15 @@ local function lengthen()
   if is_of(record, me) then
     local left = ttl ~= '0' and call('PTTL', owner)
     if left and (left < 0 or left >= tonumber(ttl)) then return tonumber(record:match(' (%d+)')) end
-    return begin_anew(owner, record, ttl)
+    return begin_anew(ttl)
   end
   local ends = crowd and call('ZSCORE', holders, me)
   if not ends then return end
   local part = call('HGET', records, me)
   if what == 'renew' or ttl == '0' or ends ~= 'inf' and tonumber(ends) < ms + ttl then
-    local head, names_of_it = part:match('^(%d+ %d+ )%S+(.*)$')
+    local head, its_names = part:match('^(%d+ %d+ )%S+(.*)$')
     call('ZADD', holders, end_of(ttl), me)
-    call('HSET', records, me, head .. lease_of(ttl) .. names_of_it)
+    call('HSET', records, me, head .. lease_of(ttl) .. its_names)
     outlast()
   end
   return tonumber(part:match('^%d+'))

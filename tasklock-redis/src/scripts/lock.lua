@@ -36,42 +36,26 @@ local function mint(base)
   return token, token_text
 end
 
--- How long a lease is, for the record. Of one that never ends, when its holder was last heard of.
-local function lease_of(px) return px ~= '0' and px or '@' .. us_text:sub(1, -4) end
-
--- Writes a record; its own, or a part of it.
-local function write(key, record, px)
-  if px ~= '0' then call('SET', key, record, 'PX', px) else call('SET', key, record) end
-end
-
 local function take(base, member, px, name)
   local token, token_text = mint(base)
-  local record = member .. ' ' .. token_text .. ' ' .. us_text:sub(1, -4) .. ' ' .. lease_of(px) .. ' ' .. name
-  write(base .. 'owner', record, px)
-  return token, token_text, record
-end
-
--- Begins the lease of a record anew, and gives its token. Only a lease of another length has to be written down.
-local function begin_anew(owner, record, px)
-  local head, token, lease, names = record:match('^(%S+ (%d+) %d+ )(%S+)(.*)$')
-  if lease == px then
-    call('PEXPIRE', owner, px)
+  local ms_text = us_text:sub(1, -4)
+  local record = member .. ' ' .. token_text .. ' ' .. ms_text .. ' '
+  if px ~= '0' then
+    record = record .. px .. ' ' .. name
+    call('SET', base .. 'owner', record, 'PX', px)
   else
-    if not us then look_at_clock() end
-    write(owner, head .. lease_of(px) .. names, px)
+    record = record .. '@' .. ms_text .. ' ' .. name
+    call('SET', base .. 'owner', record)
   end
-  return tonumber(token)
+  return token, token_text, record
 end
 
 local function is_of(record, member)
   return record and record:find(member, 1, true) == 1 and record:byte(#member + 1) == 32
 end
 
--- Whether several hold it: then the record tells no more than how.
-local function is_crowd(record) return record == 'shared' or record == 'permits' end
-
--- Where nobody waits and nothing was withdrawn there are no leases, and nobody to settle with. No answer where several
--- hold, or want to.
+-- Where nobody waits and nothing was withdrawn there are no leases, and nobody to settle with. No answer here where
+-- several hold, or want to.
 local function fast(i)
   local owner, what, me = KEYS[i], ARGV[i * 4 - 3], ARGV[i * 4 - 2]
   local base = owner:sub(1, -6)
@@ -87,15 +71,20 @@ local function fast(i)
         call('DEL', owner)
         return 1
       end
-      if not is_crowd(record) then return 0 end
+      if record ~= 'shared' and record ~= 'permits' then return 0 end
     end
   elseif what == 'renew' then
     local record, px = call('GET', owner), ARGV[i * 4 - 1]
-    if is_of(record, me) then return begin_anew(owner, record, px) end
-    if not is_crowd(record) then return 0 end
+    if is_of(record, me) then
+      local token, lease = record:match('^%S+ (%d+) %d+ (%S+)')
+      if lease ~= px then return end -- to be written down
+      call('PEXPIRE', owner, px)
+      return tonumber(token)
+    end
+    if record ~= 'shared' and record ~= 'permits' then return 0 end
   elseif what == 'inspect' then
     local record = call('GET', owner) or ''
-    if record == '' or not is_crowd(record) then
+    if record ~= 'shared' and record ~= 'permits' then
       if not us then look_at_clock() end
       return { record, call('PTTL', owner), call('ZCARD', base .. 'queue'), math.floor(us / 1000) }
     end

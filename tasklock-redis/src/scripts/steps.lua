@@ -88,7 +88,7 @@ end
 
 local function renew()
   look()
-  if is_of(record, me) then return begin_anew(owner, record, ttl) end
+  if is_of(record, me) then return begin_anew(ttl) end
   return lengthen() or 0
 end
 
