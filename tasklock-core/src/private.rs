@@ -1,6 +1,6 @@
 //! What `#[synchronized]` expands to, besides the public API. Not for others: it changes without notice.
 
-use std::{future::Future, sync::Arc};
+use std::{fmt, future::Future, sync::Arc};
 
 pub use crate::encode::KeyBuilder;
 use crate::{
@@ -61,8 +61,8 @@ impl Keys {
 pub struct Reentrant(Result<ReentrantKey, LockError>);
 
 /// The same lock, for its owner to enter again.
-pub fn reentrant(lock: KeyLock, owner: &(impl AsRef<str> + ?Sized)) -> Reentrant {
-    Reentrant(ReentrantKey::new(lock, owner.as_ref()))
+pub fn reentrant(lock: KeyLock, owner: &(impl fmt::Display + ?Sized)) -> Reentrant {
+    Reentrant(ReentrantKey::new(lock, &owner.to_string()))
 }
 
 impl Reentrant {

@@ -71,7 +71,7 @@ use proc_macro::TokenStream;
 /// | `skip_if_locked` | do not wait: held is `()`, `None`, or `Ok` of those | |
 /// | `shared` | beside others that are `shared`: a read lock | exclusive |
 /// | `permits = n` | beside others, as long as fewer than `n`, a `u32`, hold it | exclusive |
-/// | `reentrant = owner` | enters the lock again if `owner`, a text, holds it through this locker | exclusive |
+/// | `reentrant = owner` | enters the lock again if `owner`, a text or whatever can be displayed, holds it through this locker | exclusive |
 /// | `scope = "name"` | share the lock only with functions of this scope | shared by all |
 /// | `scope = module` | … with functions of this module | |
 /// | `scope = function` | … with no other function (for a method: with none of its name in this module) | |

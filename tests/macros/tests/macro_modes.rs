@@ -110,6 +110,11 @@ impl Bank {
         if depth == 0 { Ok(id) } else { Box::pin(self.audit(id, depth - 1)).await.map(|deeper| deeper + 1) }
     }
 
+    #[synchronized("account:{id}", lock = self.locker, reentrant = teller, try_only)]
+    async fn audit_by_number(&self, id: u8, teller: u32) -> Result<u8, LockError> {
+        Ok(id)
+    }
+
     #[synchronized("account:{id}", lock = self.locker, reentrant = format!("{}!", self.teller), skip_if_locked)]
     async fn audit_if_free(&self, id: u8) -> Result<Option<u8>, LockError> {
         Ok(Some(id))
@@ -150,6 +155,10 @@ async fn an_owner_enters_again() {
     let held = bank.locker.reentrant("account:1", "a").unwrap().acquire().await.unwrap();
     assert_eq!(bank.audit(1, 1).await.unwrap(), 2);
     assert_eq!(other.audit_if_free(1).await.unwrap(), None);
+    let seven = bank.locker.reentrant("account:2", "7").unwrap().acquire().await.unwrap();
+    assert_eq!(bank.audit_by_number(2, 7).await.unwrap(), 2);
+    assert!(matches!(bank.audit_by_number(2, 8).await, Err(LockError::Held { .. })));
+    drop(seven);
     let waits = tokio::spawn(async move { other.audit(1, 0).await });
     while bank.locker.stats().queued_keys == 0 && bank.locker.inspect("account:1").await.unwrap().waiters == Some(0) {
         tokio::task::yield_now().await;

@@ -30,7 +30,4 @@ async fn whose(id: u8) {}
 #[synchronized("id", reentrant = "me", shared)]
 async fn readers_are_not_counted(id: u8) {}
 
-#[synchronized("id", reentrant = id)]
-async fn an_owner_is_a_text(id: u8) {}
-
 fn main() {}
