@@ -12,7 +12,7 @@
 //! ```
 //!
 //! - To **use** a lock: [`Locker`], [`Guard`], [`Lease`], [`KeyLock`], [`RwKey`], [`Semaphore`],
-//!   [`AllKeys`], [`AnyKey`], [`ReentrantKey`], [`blocking`].
+//!   [`AllKeys`], [`AnyKey`], [`ReentrantKey`], [`LockValue`], [`blocking`].
 //! - To **set one up**: [`LockerBuilder`], [`Demand`], [`Observer`].
 //! - To **protect a store** from late writers: [`FencingToken`], [`Fence`].
 //! - To **write a backend**: [`AsyncLock`] has the recipe, [`memory`] is an example; `testing` (a feature) has the
@@ -73,6 +73,7 @@ mod shared;
 pub mod testing;
 mod together;
 mod token;
+mod values;
 mod withdrawn;
 
 pub use crate::{
@@ -91,7 +92,7 @@ pub use crate::{
     key::{IntoKey, InvalidKey, Key},
     keyed::KeyLock,
     lease::Lease,
-    lock::{Administer, AsyncLock, BoxFuture, Many, Powers, StepResult},
+    lock::{Administer, AsyncLock, BoxFuture, Many, Powers, StepResult, Values},
     locker::{Drained, Locker, Stats},
     memory::MemoryLock,
     nonce::Nonce,
@@ -104,5 +105,6 @@ pub use crate::{
     scope::{default_locker, install_default, scope},
     semaphore::Semaphore,
     token::{Fence, FencingToken, StaleToken},
+    values::{Change, LockValue, When},
     withdrawn::Withdrawn,
 };

@@ -2,8 +2,11 @@
 
 use std::{
     collections::VecDeque,
-    fmt, mem,
+    fmt,
+    future::poll_fn,
+    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
 };
 
 use redis::{Cmd, Value};
@@ -38,7 +41,7 @@ pub(crate) struct Call<'a, S> {
 }
 
 /// The most steps in one call: the server does nothing else meanwhile.
-const MOST: usize = 64;
+pub(crate) const MOST: usize = 64;
 /// The room that is kept for those who wait, when none does.
 const ROOM_KEPT: usize = 1024;
 /// The most calls under way: the server has one to work on while the answers to the other are taken in, and a caller
@@ -63,13 +66,15 @@ struct Shared<S: Carried> {
 struct Traffic<S: Carried> {
     under_way: usize,
     waiting: VecDeque<Waiting<S>>,
+    /// How many hold their step back for those that come in the same breath.
+    gathering: usize,
 }
 
 type Waiting<S> = (S, oneshot::Sender<StepResult<<S as Carried>::Answer>>);
 
 impl<S: Carried> Calls<S> {
     pub(crate) fn new(link: Arc<Link>, runtime: Handle) -> Self {
-        let traffic = Mutex::new(Traffic { under_way: 0, waiting: VecDeque::new() });
+        let traffic = Mutex::new(Traffic { under_way: 0, waiting: VecDeque::new(), gathering: 0 });
         Calls(Arc::new(Shared { link, runtime, traffic }))
     }
 
@@ -96,6 +101,33 @@ impl<S: Carried> Calls<S> {
         self.0.send_calls(&[call]).await.pop().unwrap_or_else(unanswered)
     }
 
+    /// The same, together with what others of its kind submit in the same breath: the releases of several locks, or
+    /// questions about them. Nothing is waited for but that each task that can run has had its turn.
+    pub(crate) async fn submit_in_company(&self, step: S) -> StepResult<S::Answer> {
+        let gathering = Gathering::new(&self.0);
+        let mut turns = 0;
+        poll_fn(|cx| {
+            turns += 1;
+            if turns > 1 {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+        let answer = {
+            let mut traffic = self.0.traffic();
+            // Others are still to come, or have come before: the last one sends them all.
+            let alone = traffic.gathering == 1 && traffic.waiting.is_empty();
+            if alone { Err(step) } else { Ok(traffic.wait(step)) }
+        };
+        drop(gathering);
+        match answer {
+            Ok(answer) => answer.await.unwrap_or_else(|_| unanswered()),
+            Err(step) => self.submit(step).await,
+        }
+    }
+
     /// Carries out many; one answer each, in order.
     pub(crate) async fn submit_all(&self, steps: Vec<S>) -> Vec<StepResult<S::Answer>> {
         let (waiting, lane) = {
@@ -112,6 +144,11 @@ impl<S: Carried> Calls<S> {
             answers.push(answer.await.unwrap_or_else(|_| unanswered()));
         }
         answers
+    }
+
+    /// Carries out these in a call of their own; one answer each, in order.
+    pub(crate) async fn submit_together(&self, steps: &[S]) -> Vec<StepResult<S::Answer>> {
+        self.0.send(steps).await
     }
 }
 
@@ -140,6 +177,30 @@ impl<S: Carried> Shared<S> {
 
     fn traffic(&self) -> MutexGuard<'_, Traffic<S>> {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One that holds its step back. The last to go sends those that wait, if nobody else will.
+struct Gathering<S: Carried>(Arc<Shared<S>>);
+
+impl<S: Carried> Gathering<S> {
+    fn new(shared: &Arc<Shared<S>>) -> Self {
+        shared.traffic().gathering += 1;
+        Gathering(shared.clone())
+    }
+}
+
+impl<S: Carried> Drop for Gathering<S> {
+    fn drop(&mut self) {
+        let free = {
+            let mut traffic = self.0.traffic();
+            traffic.gathering -= 1;
+            let free = traffic.gathering == 0 && !traffic.waiting.is_empty() && traffic.under_way < LANES;
+            traffic.under_way += usize::from(free);
+            free
+        };
+        // It finds them waiting.
+        drop(free.then(|| Lane { calls: self.0.clone(), used: true }));
     }
 }
 

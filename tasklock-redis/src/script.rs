@@ -1,27 +1,44 @@
 //! Steps, the one script that carries them out, and its answers.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, LazyLock},
+};
 
 use redis::{Cmd, Script, Value};
-use tasklock_core::{BackendError, StepResult};
+use tasklock_core::{BackendError, Mode, StepResult};
 
-use crate::{calls::Carried, error, layout::OwnerKey, slots::Slot};
+use crate::{
+    calls::Carried,
+    error,
+    layout::{KEYS, OwnerKey},
+    slots::Slot,
+};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
-const SOURCE: &str = include_str!("scripts/lock.lua");
+/// One script in parts: what comes later uses what is before it.
+const SOURCE: &str = concat!(
+    include_str!("scripts/lock.lua"),
+    include_str!("scripts/holders.lua"),
+    include_str!("scripts/queue.lua"),
+    include_str!("scripts/values.lua"),
+    include_str!("scripts/steps.lua"),
+);
 
 /// One atomic step on one lock.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) what: What,
+    /// How it is wanted, if it is asked for.
+    pub(crate) mode: Mode,
     pub(crate) owner: OwnerKey,
     /// Where there are any.
     pub(crate) slot: Option<Slot>,
-    /// Who asks; for a revocation the nonce seen, or nothing.
+    /// Who asks; for a revocation the nonce seen, or nothing; for a change what the value is compared with.
     pub(crate) member: String,
     /// In milliseconds; 0 never ends.
     pub(crate) ttl: u64,
-    /// The owner's names, for others to read.
+    /// The owner's names, for others to read; for a change or an update, the new value.
     pub(crate) names: Arc<str>,
 }
 
@@ -34,6 +51,8 @@ pub(crate) enum What {
     Wait,
     /// The same, asked before: whether or not that was heard.
     Poll,
+    /// Takes it with all others of its call, or none of them.
+    All,
     Renew,
     /// Ends whatever the member has.
     Leave,
@@ -41,6 +60,14 @@ pub(crate) enum What {
     Withdraw,
     Inspect,
     Revoke,
+    /// Reads the value beside the lock.
+    Value,
+    /// Sets it if it compares so.
+    Change(&'static str),
+    /// Takes it away if it compares so.
+    Remove(&'static str),
+    /// Renews, and sets it.
+    Update,
 }
 
 impl What {
@@ -49,11 +76,31 @@ impl What {
             What::Try => "try",
             What::Wait => "wait",
             What::Poll => "poll",
+            What::All => "all",
             What::Renew => "renew",
             What::Leave => "leave",
             What::Withdraw => "withdraw",
             What::Inspect => "inspect",
             What::Revoke => "revoke",
+            What::Value => "value",
+            What::Change(_) => "change",
+            What::Remove(_) => "remove",
+            What::Update => "update",
+        }
+    }
+}
+
+impl Step {
+    /// What it does, as the script knows it.
+    fn name(&self) -> Cow<'static, str> {
+        let what = self.what.name();
+        if let What::Change(when) | What::Remove(when) = self.what {
+            return format!("{what} {when}").into();
+        }
+        match self.mode {
+            Mode::Shared => format!("{what} shared").into(),
+            Mode::Permit { of } => format!("{what} of{of}").into(),
+            _ => what.into(),
         }
     }
 }
@@ -68,14 +115,29 @@ pub(crate) enum Answer {
     },
     /// This member was withdrawn before.
     Withdrawn,
-    /// How it stands: the owner's record, its time left in milliseconds (negative: for ever), the caller's rank or the
-    /// number of waiters, and the server's time in milliseconds.
+    /// The value beside the lock.
+    Value(String),
+    /// How it stands.
     Held {
-        record: String,
-        left: i64,
+        /// Who has it; of several one. Empty if nobody has.
+        holder: Found,
+        /// The others, if that was the question.
+        others: Vec<Found>,
+        /// The caller's rank, or the number of waiters.
         count: i64,
+        /// The server's time in milliseconds.
         now: u64,
+        /// The last token granted, if several have it.
+        last: Option<u64>,
     },
+}
+
+/// A holder as it was found.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    pub(crate) record: String,
+    /// In milliseconds; negative: for ever.
+    pub(crate) left: i64,
 }
 
 impl Carried for Step {
@@ -98,7 +160,7 @@ impl Carried for Step {
         // While a slot moves, a node lets a script begin only if it has all keys that are named, and ends one midway that
         // comes upon a key which is elsewhere. So here all are named. Where nothing moves, one says it all.
         let named = matches!(company, Some((_, false)));
-        cmd.arg(if named { steps.len() * 5 } else { steps.len() });
+        cmd.arg(if named { steps.len() * KEYS } else { steps.len() });
         for step in steps {
             cmd.arg(step.owner.as_str());
         }
@@ -108,7 +170,7 @@ impl Carried for Step {
             }
         }
         for step in steps {
-            cmd.arg(step.what.name()).arg(&step.member).arg(step.ttl).arg(&*step.names);
+            cmd.arg(&*step.name()).arg(&step.member).arg(step.ttl).arg(&*step.names);
         }
         if let Some((slot, _)) = company {
             cmd.arg(slot.tag());
@@ -147,19 +209,33 @@ fn parse(what: What, value: Value) -> Option<StepResult<Answer>> {
     if let Some(message) = failure(&value) {
         return Some(Err(error::said(&message)));
     }
-    let answer = match (what, value) {
-        (_, Value::Int(0)) => Answer::No,
-        (What::Try | What::Wait | What::Poll, Value::Int(-1)) => Answer::Withdrawn,
-        (_, Value::Int(token)) => Answer::Yes { token: u64::try_from(token).ok()? },
-        (What::Try | What::Wait | What::Poll | What::Inspect, Value::Array(parts)) => held(&parts)?,
+    let asks = matches!(what, What::Try | What::Wait | What::Poll | What::All);
+    let answer = match value {
+        Value::Int(0) => Answer::No,
+        Value::Int(-1) if asks => Answer::Withdrawn,
+        Value::Int(token) => Answer::Yes { token: u64::try_from(token).ok()? },
+        Value::Array(parts) if what == What::Value => Answer::Value(text(parts.first()?)?),
+        Value::Array(parts) if asks || what == What::Inspect => held(&parts)?,
         _ => return None,
     };
     Some(Ok(answer))
 }
 
 fn held(parts: &[Value]) -> Option<Answer> {
-    let [record, Value::Int(left), Value::Int(count), Value::Int(now)] = parts else { return None };
-    Some(Answer::Held { record: text(record)?, left: *left, count: *count, now: u64::try_from(*now).ok()? })
+    let [record, left, Value::Int(count), Value::Int(now), more @ ..] = parts else { return None };
+    let (mut others, mut last) = (Vec::new(), None);
+    for part in more {
+        match part {
+            Value::Array(other) => others.push(found(other.first()?, other.get(1)?)?),
+            token => last = text(token)?.parse().ok(),
+        }
+    }
+    Some(Answer::Held { holder: found(record, left)?, others, count: *count, now: u64::try_from(*now).ok()?, last })
+}
+
+fn found(record: &Value, left: &Value) -> Option<Found> {
+    let Value::Int(left) = left else { return None };
+    Some(Found { record: text(record)?, left: *left })
 }
 
 pub(crate) fn text(value: &Value) -> Option<String> {

@@ -4,6 +4,7 @@ pub mod cancellation;
 pub mod load;
 pub mod local;
 pub mod processes;
+pub mod script;
 pub mod servers;
 
 use std::{

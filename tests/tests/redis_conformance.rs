@@ -45,7 +45,7 @@ async fn redis_behind_delays() {
         let server = RedisServer::start();
         let make = async || {
             let (backend, faults) = Faulty::new(client(&server.url()).await);
-            for op in [Op::TryAcquire, Op::Renew, Op::Release] {
+            for op in [Op::TryAcquire, Op::TryAcquireAll, Op::Renew, Op::Release, Op::Value, Op::Change] {
                 faults.always(op, fault(Duration::from_millis(7)));
             }
             backend
@@ -61,6 +61,7 @@ async fn redis_with_every_acquisition_sent_twice() {
     let make = async || {
         let (backend, faults) = Faulty::new(client(&server.url()).await);
         faults.always(Op::TryAcquire, Fault::Duplicate);
+        faults.always(Op::TryAcquireAll, Fault::Duplicate);
         faults.always(Op::Renew, Fault::Duplicate);
         backend
     };

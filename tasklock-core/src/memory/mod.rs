@@ -4,7 +4,8 @@
 //!
 //! A sharded map from key to its holders and a FIFO queue of waiters; an entry lives while it has either. Fencing tokens
 //! come from one counter a shard, so that forgetting a key never resets it. A store's counters begin above the wall
-//! clock in microseconds and above those of every store of this process that is gone.
+//! clock in microseconds and above those of every store of this process that is gone. Values beside locks are in a table
+//! of their own, each until its end.
 //!
 //! # Protocol
 //!
@@ -28,6 +29,7 @@
 //! were minted on average.
 
 mod entry;
+mod values;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -44,8 +46,9 @@ use std::{
 use hashbrown::{HashTable, hash_table};
 
 use crate::{
-    Administer, AsyncLock, Attempt, BackendError, Busy, Capabilities, Claim, Clock, Expiry, Fencing, FencingToken,
-    Intent, Key, Mode, Mono, Nonce, Owner, Powers, Released, Renewed, Request, Scope, State, Validity, Wake, WakeBy,
+    Administer, AsyncLock, Attempt, BackendError, Busy, Capabilities, Change, Claim, Clock, Expiry, Fencing,
+    FencingToken, Intent, Key, Mode, Mono, Nonce, Owner, Powers, Released, Renewed, Request, Scope, State, Validity,
+    Values, Wake, WakeBy,
     lock::{BoxFuture, StepResult},
     nursery::{NurseryId, Young},
     queue::give_back_room,
@@ -53,7 +56,10 @@ use crate::{
     wall_micros,
 };
 
-use self::entry::{After, CLAIM, Entry, Held, Holders};
+use self::{
+    entry::{After, CLAIM, Entry, Held, Holders},
+    values::Table,
+};
 
 /// Locks between the tasks of one process: see the [module](self) for how. Cheap to clone; clones are the same store.
 #[derive(Clone)]
@@ -68,6 +74,7 @@ struct Store {
     /// Only a wrapper that delays calls makes any.
     withdrawn: Mutex<VecDeque<(Nonce, Mono)>>,
     any_withdrawn: AtomicBool,
+    values: Mutex<Table>,
 }
 
 struct Shard {
@@ -94,7 +101,8 @@ impl MemoryLock {
         let token = wall_micros().max(HIGHEST.load(Ordering::Relaxed));
         let shards = Shards::new(|| Shard { entries: HashTable::new(), token });
         let (withdrawn, any_withdrawn) = (Mutex::default(), AtomicBool::new(false));
-        MemoryLock { store: Arc::new(Store { shards, clock: OnceLock::new(), withdrawn, any_withdrawn }) }
+        let (clock, values) = (OnceLock::new(), Mutex::default());
+        MemoryLock { store: Arc::new(Store { shards, clock, withdrawn, any_withdrawn, values }) }
     }
 
     /// The store of this name, shared by everyone in the process who asks for it while anyone has it.
@@ -373,7 +381,7 @@ impl AsyncLock for MemoryLock {
     }
 
     fn powers(&self) -> Powers<'_> {
-        Powers::default().with_administer(self)
+        Powers::default().with_administer(self).with_values(self)
     }
 }
 
@@ -389,6 +397,28 @@ impl Administer for MemoryLock {
             };
             let end = |nonce| self.free(&Claim::for_release(key.clone(), nonce)) == Released::Released;
             Ok(nonces.into_iter().map(end).fold(false, |any, ended| any | ended))
+        })
+    }
+}
+
+impl Values for MemoryLock {
+    fn value<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, StepResult<Option<String>>> {
+        Box::pin(async move { Ok(lock(&self.store.values).get(key, self.now()).map(str::to_owned)) })
+    }
+
+    fn change<'a>(&'a self, key: &'a Key, change: &'a Change) -> BoxFuture<'a, StepResult<bool>> {
+        Box::pin(async move { Ok(lock(&self.store.values).change(key, change, self.now())) })
+    }
+
+    fn update<'a>(&'a self, claim: &'a Claim, value: &'a str) -> BoxFuture<'a, StepResult<Renewed>> {
+        Box::pin(async move {
+            // Before the lease is looked at: a later holder's value must not come in between.
+            let mut values = lock(&self.store.values);
+            let renewed = self.extend(claim);
+            if let Renewed::Held { .. } = renewed {
+                values.set(&claim.key, value, claim.ttl, self.now());
+            }
+            Ok(renewed)
         })
     }
 }

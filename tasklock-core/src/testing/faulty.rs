@@ -11,8 +11,8 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    AsyncLock, Attempt, BackendError, BoxFuture, Capabilities, Claim, Event, Key, LossReason, Many, Nonce, Powers,
-    Released, Renewed, Request, State, StepResult, Together, Wake,
+    AsyncLock, Attempt, BackendError, BoxFuture, Capabilities, Change, Claim, Event, Key, LossReason, Many, Nonce,
+    Powers, Released, Renewed, Request, State, StepResult, Together, Values, Wake, values,
 };
 
 /// What can go wrong with one call.
@@ -45,7 +45,7 @@ pub enum Op {
     TryAcquireAll,
     /// [`AsyncLock::wait`]: only [`Fault::Refuse`] and [`Fault::Hang`] make sense.
     Wait,
-    /// [`AsyncLock::renew`].
+    /// [`AsyncLock::renew`], and [`Values::update`](crate::Values::update).
     Renew,
     /// [`AsyncLock::release`].
     Release,
@@ -53,6 +53,10 @@ pub enum Op {
     Inspect,
     /// [`AsyncLock::ping`].
     Ping,
+    /// [`Values::value`](crate::Values::value).
+    Value,
+    /// [`Values::change`](crate::Values::change).
+    Change,
 }
 
 /// A call that was begun, in the order they were.
@@ -320,6 +324,7 @@ impl<B: AsyncLock> AsyncLock for Faulty<B> {
     fn powers(&self) -> Powers<'_> {
         let mut powers = self.inner.powers();
         powers.many = powers.many.map(|_| self as &dyn Many);
+        powers.values = powers.values.map(|_| self as &dyn Values);
         powers
     }
 }
@@ -339,6 +344,51 @@ impl<B: AsyncLock> Many for Faulty<B> {
                 match inner.powers().many {
                     Some(power) => power.try_acquire_all(&requests).await,
                     None => Err(BackendError::fatal("the power is gone")),
+                }
+            }
+        };
+        Box::pin(self.send(fault, call))
+    }
+}
+
+impl<B: AsyncLock> Values for Faulty<B> {
+    fn value<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, StepResult<Option<String>>> {
+        let fault = self.faults.begin(Op::Value, None);
+        let call = |inner: Arc<B>| {
+            let key = key.clone();
+            async move {
+                match inner.powers().values {
+                    Some(power) => power.value(&key).await,
+                    None => values::gone(),
+                }
+            }
+        };
+        Box::pin(self.send(fault, call))
+    }
+
+    fn change<'a>(&'a self, key: &'a Key, change: &'a Change) -> BoxFuture<'a, StepResult<bool>> {
+        let fault = self.faults.begin(Op::Change, None);
+        let call = |inner: Arc<B>| {
+            let (key, change) = (key.clone(), change.clone());
+            async move {
+                match inner.powers().values {
+                    Some(power) => power.change(&key, &change).await,
+                    None => values::gone(),
+                }
+            }
+        };
+        Box::pin(self.send(fault, call))
+    }
+
+    fn update<'a>(&'a self, claim: &'a Claim, value: &'a str) -> BoxFuture<'a, StepResult<Renewed>> {
+        let fault = self.faults.begin(Op::Renew, Some(claim.nonce));
+        let call = |inner: Arc<B>| {
+            let (claim, value, faults) = (claim.clone(), value.to_owned(), self.faults.clone());
+            async move {
+                faults.reach(Op::Renew, [claim.nonce]);
+                match inner.powers().values {
+                    Some(power) => power.update(&claim, &value).await,
+                    None => values::gone(),
                 }
             }
         };

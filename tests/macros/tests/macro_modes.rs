@@ -1,4 +1,4 @@
-//! `#[synchronized(…, shared)]` and `permits = n`.
+//! `#[synchronized(…, shared)]`, `permits = n`, `all(…)` and `reentrant = owner`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -84,4 +84,88 @@ async fn as_many_as_there_are_permits() {
     let looked = tokio::task::spawn_blocking(|| std::thread::spawn(move || nobody.look(1)).join().unwrap());
     assert_eq!(looked.await.unwrap().unwrap(), 1);
     drop(held);
+}
+
+#[derive(Clone)]
+struct Bank {
+    locker: Locker,
+    teller: String,
+}
+
+impl Bank {
+    #[synchronized(all("account:{from}", "account:{to}"), lock = self.locker, guard = leases)]
+    async fn transfer(&self, from: u8, to: u8, together: &Barrier) -> Result<Vec<String>, LockError> {
+        together.wait().await;
+        together.wait().await;
+        Ok(leases.iter().map(|lease| lease.key().name().to_owned()).collect())
+    }
+
+    #[synchronized(all("account:{from}", "account:{to}"), lock = self.locker, skip_if_locked)]
+    async fn transfer_if_free(&self, from: u8, to: u8) -> Result<Option<u8>, LockError> {
+        Ok(Some(from + to))
+    }
+
+    #[synchronized("account:{id}", lock = self.locker, reentrant = self.teller, wait = Duration::from_secs(60))]
+    async fn audit(&self, id: u8, depth: u8) -> Result<u8, LockError> {
+        if depth == 0 { Ok(id) } else { Box::pin(self.audit(id, depth - 1)).await.map(|deeper| deeper + 1) }
+    }
+
+    #[synchronized("account:{id}", lock = self.locker, reentrant = teller, try_only)]
+    async fn audit_by_number(&self, id: u8, teller: u32) -> Result<u8, LockError> {
+        Ok(id)
+    }
+
+    #[synchronized("account:{id}", lock = self.locker, reentrant = format!("{}!", self.teller), skip_if_locked)]
+    async fn audit_if_free(&self, id: u8) -> Result<Option<u8>, LockError> {
+        Ok(Some(id))
+    }
+}
+
+fn bank(teller: &str) -> Bank {
+    Bank { locker: Locker::new(MemoryLock::new()).unwrap(), teller: teller.to_owned() }
+}
+
+#[tokio::test]
+async fn several_locks_are_held_together() {
+    let bank = bank("a");
+    let together = Barrier::new(2);
+    let others = async {
+        together.wait().await;
+        for key in ["account:1", "account:2"] {
+            assert!(bank.locker.try_acquire(key).await.unwrap().is_none(), "{key} is free");
+        }
+        assert_eq!(bank.transfer_if_free(2, 3).await.unwrap(), None);
+        assert_eq!(bank.transfer_if_free(3, 4).await.unwrap(), Some(7));
+        assert!(bank.locker.try_acquire("account:3").await.unwrap().is_some(), "taken without the other");
+        together.wait().await;
+    };
+    let (leases, ()) = tokio::join!(bank.transfer(2, 1, &together), others);
+    assert_eq!(leases.unwrap(), ["account:1", "account:2"]);
+    assert_eq!(bank.transfer_if_free(1, 1).await.unwrap(), Some(2), "a key named twice is one");
+    let nowhere = bank.transfer_if_free(1, 2);
+    bank.locker.shutdown().await;
+    assert!(matches!(nowhere.await, Err(LockError::ShutDown)));
+}
+
+#[tokio::test]
+async fn an_owner_enters_again() {
+    let bank = bank("a");
+    assert_eq!(bank.audit(1, 3).await.unwrap(), 4);
+    let other = Bank { teller: "b".to_owned(), ..bank.clone() };
+    let held = bank.locker.reentrant("account:1", "a").unwrap().acquire().await.unwrap();
+    assert_eq!(bank.audit(1, 1).await.unwrap(), 2);
+    assert_eq!(other.audit_if_free(1).await.unwrap(), None);
+    let seven = bank.locker.reentrant("account:2", "7").unwrap().acquire().await.unwrap();
+    assert_eq!(bank.audit_by_number(2, 7).await.unwrap(), 2);
+    assert!(matches!(bank.audit_by_number(2, 8).await, Err(LockError::Held { .. })));
+    drop(seven);
+    let waits = tokio::spawn(async move { other.audit(1, 0).await });
+    while bank.locker.stats().queued_keys == 0 && bank.locker.inspect("account:1").await.unwrap().waiters == Some(0) {
+        tokio::task::yield_now().await;
+    }
+    held.release().await.unwrap();
+    assert_eq!(waits.await.unwrap().unwrap(), 1);
+    assert_eq!(bank.audit_if_free(1).await.unwrap(), Some(1));
+    let nobody = Bank { teller: String::new(), ..bank };
+    assert!(matches!(nobody.audit(1, 0).await, Err(LockError::InvalidOption(_))));
 }

@@ -4,6 +4,7 @@
 //! | line | answer |
 //! |---|---|
 //! | `take KEY` | `taken TOKEN`, as soon as it has it, or `failed RETRYABLE WHY` |
+//! | `read KEY` | the same as a reader |
 //! | `try KEY` | the same at once, or `busy PID` of the holder |
 //! | `inspect KEY` | `held PID` of the holder, `free`, or `failed RETRYABLE WHY` |
 //! | `break KEY` | `broken`, `free`, or `failed RETRYABLE WHY` |
@@ -97,6 +98,10 @@ impl Process {
     async fn obey(&mut self, words: &[&str]) -> Result<Option<String>, Failure> {
         Ok(Some(match words {
             ["take", key] => match self.lock.acquire(*key).await {
+                Ok(guard) => self.keep(key, guard),
+                Err(error) => failed(&error),
+            },
+            ["read", key] => match self.lock.key(*key).shared().acquire().await {
                 Ok(guard) => self.keep(key, guard),
                 Err(error) => failed(&error),
             },

@@ -136,6 +136,45 @@ pub async fn a_stopped_first_waiter_delays_nobody_for_long(scene: Scene<'_>) {
     everything_was_given_back(scene.url).await;
 }
 
+/// Readers are killed and stopped while they hold, with a writer and a later reader behind them. The writer is let in when
+/// their time is over, and not before; the later reader after the writer.
+///
+/// # Panics
+///
+/// If it is not so.
+pub async fn readers_that_are_gone_make_way(scene: Scene<'_>) {
+    let url = format!("{}?ttl=1s", scene.url);
+    let start = || Worker::start(scene.program, &url);
+    let (mut killed, mut stopped, mut late) = (start().await, start().await, start().await);
+    let lock = tasklock::connect(scene.url).await.unwrap();
+    let read = format!("read {KEY}");
+    let tokens = [killed.number(&read, "taken").await, stopped.number(&read, "taken").await];
+    assert_eq!(lock.inspect(KEY).await.unwrap().holders().count(), 2);
+    let writer = tokio::spawn({
+        let key = lock.rw(KEY).unwrap();
+        async move { key.write().await }
+    });
+    until_waiting(&lock, 1).await;
+    late.order(&read).await;
+    until_waiting(&lock, 2).await;
+    killed.kill().await;
+    stopped.stop();
+    let since = Instant::now();
+    let writer = writer.await.unwrap().unwrap();
+    assert!(since.elapsed() < SOON, "{:?} after the readers' end", since.elapsed());
+    let token = writer.fencing_token().get();
+    assert!(tokens[0] < tokens[1] && tokens[1] < token, "{tokens:?} {token}");
+    stopped.resume();
+    let writes = stopped.ask(&format!("write {KEY}")).await;
+    assert_eq!(writes, format!("write {} false", tokens[1]), "it believes that it still reads");
+    assert_eq!(lock.inspect(KEY).await.unwrap().holders().count(), 1, "a reader beside a writer");
+    writer.release().await.unwrap();
+    assert!(late.taken().await > token);
+    late.kill().await;
+    stopped.finish().await;
+    everything_was_given_back(scene.url).await;
+}
+
 /// Three processes that wait, in order, behind a hold of the test's own.
 async fn queue(scene: Scene<'_>, lock: &Locker, store: &Store) -> (Guard, [Worker; 3]) {
     let guard = lock.acquire(KEY).await.unwrap();

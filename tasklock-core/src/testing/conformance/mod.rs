@@ -7,6 +7,7 @@
 // A factory's futures need not be `Send`, so the suite's are not.
 #![allow(clippy::future_not_send)]
 
+mod admin;
 mod modes;
 mod several;
 
@@ -95,6 +96,11 @@ pub async fn run_all<B: AsyncLock, F: AsyncFn() -> B>(make: F) {
         whichever_is_free_is_taken
         dropped_sets_leave_nothing
         an_owner_enters_again
+        only_the_silent_are_stale
+        who_holds_what_is_told
+        values_change_on_condition
+        values_end
+        only_the_holder_updates
     }
 }
 
