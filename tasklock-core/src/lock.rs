@@ -6,7 +6,8 @@ use std::{
 };
 
 use crate::{
-    Attempt, BackendError, Capabilities, Claim, Event, Key, Nonce, Released, Renewed, Request, State, Together, Wake,
+    Attempt, BackendError, Capabilities, Claim, Event, Key, Nonce, Pools, Released, Renewed, Request, State, Together,
+    Wake,
 };
 
 /// A boxed, sendable future: what the object-safe [`Powers`] return.
@@ -107,6 +108,8 @@ pub struct Powers<'a> {
     pub administer: Option<&'a dyn Administer>,
     /// Several locks, all or none.
     pub many: Option<&'a dyn Many>,
+    /// Pools.
+    pub pools: Option<&'a dyn Pools>,
 }
 
 impl<'a> Powers<'a> {
@@ -123,12 +126,20 @@ impl<'a> Powers<'a> {
         self.many = Some(power);
         self
     }
+
+    /// With the power to keep pools.
+    #[must_use]
+    pub fn with_pools(mut self, power: &'a dyn Pools) -> Self {
+        self.pools = Some(power);
+        self
+    }
 }
 
 impl std::fmt::Debug for Powers<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (administer, many) = (self.administer.is_some(), self.many.is_some());
-        f.debug_struct("Powers").field("administer", &administer).field("many", &many).finish()
+        let mut powers = f.debug_struct("Powers");
+        powers.field("administer", &self.administer.is_some()).field("many", &self.many.is_some());
+        powers.field("pools", &self.pools.is_some()).finish()
     }
 }
 

@@ -39,11 +39,11 @@ const CAPABILITIES: Capabilities = Capabilities::new("redis")
 /// One client of the server: two connections, and a task that keeps them open. For one [`Locker`]; another one takes
 /// another.
 pub struct RedisLock {
-    link: Arc<Link>,
+    pub(crate) link: Arc<Link>,
     calls: Calls,
-    inbox: Arc<Inbox>,
-    client: Client,
-    clock: Clock,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) client: Client,
+    pub(crate) clock: Clock,
     /// Waiters may have missed what was pushed.
     recheck: Arc<Notify>,
     /// The last owner, as the store keeps it: nearly always the next one's.
@@ -94,12 +94,10 @@ impl RedisLock {
     }
 
     fn step(&self, what: What, key: &Key, member: String, ttl: Ttl, names: Arc<str>) -> Step {
-        // Rounded up: a lease must not end at the store before it does here.
-        let ms = |ttl: Duration| ttl.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u64::MAX);
-        Step { what, owner: OwnerKey::of(key), member, ttl: ttl.duration().map_or(0, ms), names }
+        Step { what, owner: OwnerKey::of(key), member, ttl: millis(ttl), names }
     }
 
-    fn names(&self, owner: &Owner) -> Arc<str> {
+    pub(crate) fn names(&self, owner: &Owner) -> Arc<str> {
         let mut last = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
             Some((known, names)) if known == owner => names.clone(),
@@ -107,7 +105,26 @@ impl RedisLock {
         }
     }
 
-    fn found_held(&self, request: &Request, sent: Mono, answer: &Answer) -> Attempt {
+    pub(crate) async fn renew_locks(&self, claims: &[Claim]) -> Vec<StepResult<Renewed>> {
+        let step = |claim: &Claim| {
+            self.step(What::Renew, &claim.key, self.client.member(claim.nonce), claim.ttl, Arc::default())
+        };
+        let sent = self.clock.now();
+        let answers = self.calls.submit_all(claims.iter().map(step).collect()).await;
+        let renewed = |(claim, answer): (&Claim, StepResult<Answer>)| match answer? {
+            Answer::Yes { token } => {
+                let until = claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
+                Ok(Renewed::held(Validity::Until(until), Some(FencingToken::new(token))))
+            }
+            _ => {
+                self.inbox.forget(claim.nonce);
+                Ok(Renewed::NotOwner)
+            }
+        };
+        claims.iter().zip(answers).map(renewed).collect()
+    }
+
+    pub(crate) fn found_held(&self, request: &Request, sent: Mono, answer: &Answer) -> Attempt {
         let Answer::Held { record, left, count, now } = answer else { return Attempt::Busy(Busy::default()) };
         let record = Record::parse(record);
         if request.intent != Intent::Try {
@@ -136,6 +153,9 @@ impl AsyncLock for RedisLock {
     }
 
     async fn try_acquire(&self, request: &Request) -> StepResult<Attempt> {
+        if request.mode == Mode::Member {
+            return self.try_acquire_member(request).await;
+        }
         if request.mode != Mode::Exclusive {
             return Err(BackendError::fatal(format!("the redis backend does not know {:?}", request.mode)));
         }
@@ -170,27 +190,18 @@ impl AsyncLock for RedisLock {
     }
 
     async fn renew(&self, claims: &[Claim]) -> Vec<StepResult<Renewed>> {
-        let step = |claim: &Claim| {
-            self.step(What::Renew, &claim.key, self.client.member(claim.nonce), claim.ttl, Arc::default())
-        };
-        let sent = self.clock.now();
-        let answers = self.calls.submit_all(claims.iter().map(step).collect()).await;
-        let renewed = |(claim, answer): (&Claim, StepResult<Answer>)| match answer? {
-            Answer::Yes { token } => {
-                let until = claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
-                Ok(Renewed::held(Validity::Until(until), Some(FencingToken::new(token))))
-            }
-            _ => {
-                self.inbox.forget(claim.nonce);
-                Ok(Renewed::NotOwner)
-            }
-        };
-        claims.iter().zip(answers).map(renewed).collect()
+        if claims.iter().any(|claim| claim.mode == Mode::Member) {
+            return self.renew_some_members(claims).await;
+        }
+        self.renew_locks(claims).await
     }
 
     async fn release(&self, claim: &Claim) -> StepResult<Released> {
         // From here on this nonce wants nothing, whatever is still pushed to it.
         self.inbox.forget(claim.nonce);
+        if claim.mode == Mode::Member {
+            return self.release_member(claim).await;
+        }
         let what = if claim.unsettled { What::Withdraw } else { What::Leave };
         let step = self.step(what, &claim.key, self.client.member(claim.nonce), Ttl::Never, Arc::default());
         match self.calls.submit(step).await? {
@@ -231,7 +242,7 @@ impl AsyncLock for RedisLock {
     }
 
     fn powers(&self) -> Powers<'_> {
-        Powers::default().with_administer(self)
+        Powers::default().with_administer(self).with_pools(self)
     }
 }
 
@@ -258,6 +269,11 @@ impl fmt::Debug for RedisLock {
             .field("waiters", &self.inbox.len())
             .finish_non_exhaustive()
     }
+}
+
+/// In milliseconds, 0 if it never ends; rounded up: a lease must not end at the store before it does here.
+pub(crate) fn millis(ttl: Ttl) -> u64 {
+    ttl.duration().map_or(0, |ttl| ttl.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u64::MAX))
 }
 
 /// What was granted to nobody goes to the next. Should it fail, the claim ends by itself.

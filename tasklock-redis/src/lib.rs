@@ -60,6 +60,7 @@ mod error;
 mod inbox;
 mod layout;
 mod link;
+mod pools;
 mod script;
 
 pub use redis;

@@ -2,6 +2,7 @@
 
 pub mod cancellation;
 pub mod local;
+pub mod pools;
 pub mod processes;
 pub mod servers;
 
