@@ -346,6 +346,10 @@ impl Pool {
         shared.ask(power(shared)?.health(&self.key)).await
     }
 
+    pub(crate) fn locker(&self) -> &Locker {
+        &self.locker
+    }
+
     async fn acquire_by(&self, options: &Options) -> Result<PoolGuard, LockError> {
         if let Some(invalid) = &self.invalid {
             return Err(invalid.clone().into());
@@ -412,6 +416,11 @@ impl PoolGuard {
     /// As there.
     pub async fn release(self) -> Result<ReleaseOutcome, LockError> {
         self.0.release().await
+    }
+
+    /// The guard that it is, whose lease tells the member, too.
+    pub fn into_guard(self) -> Guard {
+        self.0
     }
 }
 

@@ -130,7 +130,9 @@ async fn a_hold_without_end_is_ended_by_its_release_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn changes_are_repeated_until_they_are_answered() {
-    for fault in [Fault::Refuse, Fault::LoseReply, Fault::Duplicate, Fault::Hang, Fault::DelayReply(Duration::from_secs(1))] {
+    for fault in
+        [Fault::Refuse, Fault::LoseReply, Fault::Duplicate, Fault::Hang, Fault::DelayReply(Duration::from_secs(1))]
+    {
         let (lock, faults, store) = faulty();
         let (pool, seen) = (lock.pool("licences").unwrap(), other(&store).pool("licences").unwrap());
         faults.next(Op::ChangePool, fault);

@@ -335,6 +335,8 @@ fn busy(entry: &Entry, nonce: Nonce, now: Mono) -> Busy {
     let holders = entry.holders.as_slice();
     let holder = holders.first().map(|held| Arc::new(held.holder(now)));
     let soonest = holders.iter().map(|held| held.expires.since(now)).min();
+    // Nobody holds a pool without members, and those who wait for it are to be seen to live.
+    let soonest = soonest.or(entry.members.is_some().then_some(CLAIM));
     let place = entry.waiters.iter().rposition(|waiter| waiter.nonce == nonce);
     let busy = Busy::new(holder, soonest.map(|left| left.clamp(Duration::from_millis(1), CLAIM)));
     busy.position(place.and_then(|place| u32::try_from(place).ok()).unwrap_or(0))
