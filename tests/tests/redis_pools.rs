@@ -14,10 +14,10 @@ use std::{
 
 use tasklock::{
     Locker, Nonce, Pool, RedisConfig, RedisLock, Renew, Ttl,
-    redis::{self, Value, aio::MultiplexedConnection},
+    redis::{self, AsyncConnectionConfig, Value, aio::MultiplexedConnection},
     testing::{Faulty, Op, poll_times, until_quiet},
 };
-use tasklock_tests::{eventually, pools::drop_everywhere, processes::Worker, servers::RedisServer, worker};
+use tasklock_tests::{eventually, pools::drop_everywhere, processes::Worker, servers::{PATIENCE, RedisServer}, worker};
 
 const SCRIPT: &str = include_str!("../../tasklock-redis/src/scripts/pool.lua");
 const MANY: usize = 20_000;
@@ -100,7 +100,10 @@ async fn a_large_assignment_is_done_in_parts() {
     let _: Value = server.ask(&["CONFIG", "SET", "slowlog-max-len", "100000"]).await;
     server.reset_counts().await;
     let (done, pings, seen_before) = (Arc::new(AtomicBool::new(false)), AtomicU64::new(0), AtomicU64::new(0));
-    let mut pinger = server.connection().await;
+    // As patient as the machine is busy.
+    let patient = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut pinger = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
     let ping = async {
         while !done.load(Ordering::Relaxed) {
             let _: String = redis::cmd("PING").query_async(&mut pinger).await.unwrap();
@@ -179,7 +182,8 @@ async fn all_but_the_members_ends_by_itself() {
     until_quiet(&lock).await;
     pool.clear().await.unwrap();
     let left = server.keys().await;
-    assert!(left.keys().all(|key| !key.contains("members") && !key.contains("lock:") && !key.contains("hold:")));
+    let ends = |key: &String| ["members", ":lock:", ":hold:"].iter().all(|part| !key.contains(part));
+    assert!(left.keys().all(ends), "{left:?}");
 }
 
 /// What happens to locks while an assignment is under way is known when it stands: who was granted a member meanwhile has
