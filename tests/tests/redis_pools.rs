@@ -90,14 +90,13 @@ async fn members_of_killed_processes_come_back() {
     eventually("given back", async || pool.health().await.unwrap().free == 1).await;
 }
 
-/// 20,000 members, assigned while somebody else asks and is answered all the while: no call does more than a part of it.
+/// 20,000 members, assigned while somebody else asks and is answered all the while: the server has other things to do
+/// between the parts.
 #[tokio::test]
 async fn a_large_assignment_is_done_in_parts() {
     let server = RedisServer::start();
     let (_lock, pool) = pool(&server).await;
     pool.assign(["before"]).await.unwrap();
-    let _: Value = server.ask(&["CONFIG", "SET", "slowlog-log-slower-than", "0"]).await;
-    let _: Value = server.ask(&["CONFIG", "SET", "slowlog-max-len", "100000"]).await;
     server.reset_counts().await;
     let (done, pings, seen_before) = (Arc::new(AtomicBool::new(false)), AtomicU64::new(0), AtomicU64::new(0));
     // As patient as the machine is busy.
@@ -127,26 +126,10 @@ async fn a_large_assignment_is_done_in_parts() {
     // Each part leaves the server to others, and each of them came to its turn in between.
     let parts = MANY.div_ceil(256) as u64;
     let counts = server.counts().await;
-    assert!(counts["evalsha"] > parts, "{counts:?}");
+    assert_eq!((counts["zmscore"], counts["zadd"], counts["rename"]), (parts, 2 * parts, 2), "{counts:?}");
     assert!(pings.load(Ordering::Relaxed) >= parts / 4, "{pings:?} answered");
     assert!(seen_before.load(Ordering::Relaxed) > 0);
     assert_eq!(members(&pool).await, numbered(MANY).collect());
-    // What a call is given to do: no list of arguments is longer than a part.
-    let slow: Vec<Vec<Value>> = server.ask(&["SLOWLOG", "GET", "-1"]).await;
-    let lengths = slow.iter().map(|entry| match &entry[3] {
-        Value::Array(words) => match words.last() {
-            // "... (225 more arguments)": the log itself cuts them.
-            Some(Value::BulkString(last)) => {
-                let last = String::from_utf8_lossy(last);
-                let more = last.strip_prefix("... (").and_then(|rest| rest.split(' ').next()?.parse::<usize>().ok());
-                words.len() + more.unwrap_or(0)
-            }
-            _ => words.len(),
-        },
-        _ => 0,
-    });
-    let longest = lengths.max().unwrap();
-    assert!((100..300).contains(&longest), "a call with {longest} arguments");
 }
 
 /// Everything of a pool ends by itself, but for who belongs to it; and an assignment that was given up is nothing.

@@ -251,37 +251,38 @@ local function renew()
   return answers
 end
 
+-- Adds to these the members that ARGV names from there on. Those that belong to the pool keep their time; another one may
+-- have been taken out while it was held, and be held still.
+local function add(to, first)
+  local times, added = call('ZMSCORE', members, unpack(ARGV, first)), {}
+  for i = first, #ARGV do
+    added[#added + 1] = times[i - first + 1] or number(held_until(ARGV[i]) or NEVER_USED)
+    added[#added + 1] = ARGV[i]
+  end
+  call('ZADD', to, unpack(added))
+end
+
 -- ARGV: what, and members
 local function extend()
-  for i = 2, #ARGV do
-    if call('ZADD', members, 'NX', number(NEVER_USED), ARGV[i]) == 1 then
-      -- One that was taken out while it was held, and is held still.
-      local free_from = held_until(ARGV[i])
-      if free_from then call('ZADD', members, 'XX', number(free_from), ARGV[i]) end
-    end
-  end
+  add(members, 2)
   if call('EXISTS', queue) == 1 then settle() end
   return 1
 end
 
 -- ARGV: what, and members
 local function shrink()
-  for i = 2, #ARGV do call('ZREM', members, ARGV[i]) end
+  call('ZREM', members, unpack(ARGV, 2))
   return 1
 end
 
--- ARGV: what, the assignment, and members of it. Those that belong to the pool keep their place among the free ones.
+-- ARGV: what, the assignment, and members of it
 local function stage()
   local stage = base .. 'stage:' .. me
   call('ZREMRANGEBYSCORE', stages, '-inf', '(' .. ms_text)
   if not call('ZSCORE', stages, me) and call('ZCARD', stages) >= STAGES then return 0 end
   call('ZADD', stages, number(ms + STAGED), me)
   call('PEXPIRE', stages, STAGED)
-  for i = 3, #ARGV do
-    local free_from = held_until(ARGV[i])
-    free_from = free_from and number(free_from) or call('ZSCORE', members, ARGV[i]) or number(NEVER_USED)
-    call('ZADD', stage, free_from, ARGV[i])
-  end
+  add(stage, 3)
   call('PEXPIRE', stage, STAGED)
   return 1
 end
