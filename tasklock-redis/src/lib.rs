@@ -14,12 +14,14 @@
 //! | `{prefix:name}:1:leases` | members by the time until which they count as alive; `x` and a member: withdrawn | the same |
 //! | `{prefix:name}:1:names` | who the members are, for others to read | the same |
 //!
+//! The keys of pools, of which one has no ttl, are listed in `pools.rs`.
+//!
 //! A member is `client.nonce`. A client has one channel, `tasklock:1:inbox:client`, on which it is told.
 //!
 //! # Protocol
 //!
 //! Every step is a part of one script, `scripts/lock.lua`. Two calls may be under way at a time; steps that come meanwhile
-//! share the next.
+//! share the next. Steps on pools are calls of their own, of another script, `scripts/pool.lua`.
 //!
 //! 1. *Acquire.* If nobody has it and nobody waits, it is taken: `token = max(last + 1, server time in µs)`. If the
 //!    caller has it already, it gets its token again and its ttl begins anew. Else it enters the queue, and a lock that
