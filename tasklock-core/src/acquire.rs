@@ -63,7 +63,7 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
         return Ok(AtOnce::Granted(guard));
     }
     let mut request = Request::new(key, Nonce::fresh(), options.ttl, intent, options.owner.clone(), now);
-    request.mode = options.mode;
+    (request.mode, request.affinity) = (options.mode, options.affinity.clone());
     let may_ask = options.is_try() || place.as_ref().is_none_or(Place::is_in_front);
     let answer = if may_ask { shared.backend.try_acquire_now(&request) } else { None };
     if let Some(Ok(Attempt::Granted(grant))) = &answer {
@@ -119,7 +119,7 @@ pub(crate) fn accept(
     options: &Options,
 ) -> Guard {
     let shared = &core.shared;
-    let claim = Claim { token: grant.token, unsettled, ..Claim::from(request) };
+    let claim = Claim { token: grant.token, member: grant.member.clone(), unsettled, ..Claim::from(request) };
     let mut hold = Hold::new(claim, options, shared.clock, times.now, times.deadline);
     if grant.confirm {
         hold.confirm_first();

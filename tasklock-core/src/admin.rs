@@ -191,7 +191,7 @@ fn power(shared: &Shared) -> Result<&dyn Administer, LockError> {
     shared.backend.powers().administer.ok_or_else(|| unsupported(shared, "breaking locks"))
 }
 
-fn unsupported(shared: &Shared, what: &str) -> LockError {
+pub(crate) fn unsupported(shared: &Shared, what: &str) -> LockError {
     LockError::Unsupported { backend: shared.backend_name(), what: what.to_owned() }
 }
 

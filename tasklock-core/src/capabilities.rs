@@ -158,6 +158,7 @@ impl Capabilities {
             Mode::Exclusive => return Ok(()),
             Mode::Shared => (self.shared, SHARED),
             Mode::Permit { .. } => (self.permits, PERMITS),
+            Mode::Member => (false, POOLS),
         };
         let unsupported = || LockError::Unsupported { backend: self.backend, what: what.to_owned() };
         if known { Ok(()) } else { Err(unsupported()) }
@@ -176,6 +177,7 @@ impl Capabilities {
 
 const SHARED: &str = "shared locks";
 const PERMITS: &str = "permits";
+pub(crate) const POOLS: &str = "pools";
 
 /// What a service needs of its lock, checked when the locker is built rather than at three in the morning.
 ///

@@ -36,6 +36,12 @@ impl Lease {
         self.0.token()
     }
 
+    /// Which member of a pool it is; `None` for a lock that is no pool's.
+    #[must_use]
+    pub fn member(&self) -> Option<&str> {
+        self.0.claim.member.as_deref()
+    }
+
     /// Whether the lock is still held. Reads the clock; does not depend on any task having run.
     #[must_use]
     pub fn is_held(&self) -> bool {

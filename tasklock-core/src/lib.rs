@@ -12,7 +12,7 @@
 //! ```
 //!
 //! - To **use** a lock: [`Locker`], [`Guard`], [`Lease`], [`KeyLock`], [`RwKey`], [`Semaphore`],
-//!   [`AllKeys`], [`AnyKey`], [`ReentrantKey`], [`LockValue`], [`blocking`].
+//!   [`AllKeys`], [`AnyKey`], [`ReentrantKey`], [`LockValue`], [`Pool`], [`blocking`].
 //! - To **set one up**: [`LockerBuilder`], [`Demand`], [`Observer`].
 //! - To **protect a store** from late writers: [`FencingToken`], [`Fence`].
 //! - To **write a backend**: [`AsyncLock`] has the recipe, [`memory`] is an example; `testing` (a feature) has the
@@ -57,6 +57,8 @@ mod nonce;
 mod nursery;
 mod observer;
 mod options;
+mod pool;
+mod pools;
 mod queue;
 mod reentrant;
 mod registry;
@@ -98,6 +100,8 @@ pub use crate::{
     nonce::Nonce,
     observer::{Observed, Observer},
     options::{OnLost, ReleaseMode, Renew, Ttl, Wait},
+    pool::{Pool, PoolGuard, Scan},
+    pools::{Health, Page, PoolChange, Pools},
     reentrant::{ReentrantGuard, ReentrantKey},
     request::{Attempt, Busy, Claim, Event, Grant, Intent, Mode, Released, Renewed, Request, Together, Validity, Wake},
     retry::RetryPolicy,

@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::{
-    Attempt, BackendError, Capabilities, Change, Claim, Event, Key, Nonce, Released, Renewed, Request, State, Together,
-    Wake,
+    Attempt, BackendError, Capabilities, Change, Claim, Event, Key, Nonce, Pools, Released, Renewed, Request, State,
+    Together, Wake,
 };
 
 /// A boxed, sendable future: what the object-safe [`Powers`] return.
@@ -110,6 +110,8 @@ pub struct Powers<'a> {
     pub many: Option<&'a dyn Many>,
     /// Values beside locks.
     pub values: Option<&'a dyn Values>,
+    /// Pools.
+    pub pools: Option<&'a dyn Pools>,
 }
 
 impl<'a> Powers<'a> {
@@ -133,15 +135,20 @@ impl<'a> Powers<'a> {
         self.values = Some(power);
         self
     }
+
+    /// With the power to keep pools.
+    #[must_use]
+    pub fn with_pools(mut self, power: &'a dyn Pools) -> Self {
+        self.pools = Some(power);
+        self
+    }
 }
 
 impl std::fmt::Debug for Powers<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Powers")
-            .field("administer", &self.administer.is_some())
-            .field("many", &self.many.is_some())
-            .field("values", &self.values.is_some())
-            .finish()
+        let mut powers = f.debug_struct("Powers");
+        powers.field("administer", &self.administer.is_some()).field("many", &self.many.is_some());
+        powers.field("values", &self.values.is_some()).field("pools", &self.pools.is_some()).finish()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can be set, per locker and per call, and within which limits.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{InvalidOption, Mode, Owner, RetryPolicy};
 
@@ -103,6 +103,8 @@ pub(crate) struct Options {
     pub(crate) on_lost: OnLost,
     pub(crate) release: ReleaseMode,
     pub(crate) owner: Owner,
+    /// Under which name a member of a pool is wanted.
+    pub(crate) affinity: Option<Arc<str>>,
     /// How long a failing store is asked again before the acquisition fails.
     pub(crate) patience: Duration,
     /// After how long a waiter is warned about, with the holder's name.
@@ -122,6 +124,7 @@ impl Options {
             on_lost: OnLost::Cancel,
             release: ReleaseMode::Await,
             owner,
+            affinity: None,
             patience: Duration::from_secs(10),
             warn_after: Duration::from_secs(30),
         }

@@ -82,7 +82,7 @@ pub(crate) struct Core {
 /// How long guards and waiters have to go at a shutdown.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// How long a question to the store may take.
-const ANSWER_WAIT: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// How long a release is waited for before it goes on in the background.
 pub(crate) const RELEASE_WAIT: Duration = Duration::from_secs(5);
 
@@ -148,11 +148,20 @@ impl Shared {
         self: &Arc<Self>,
         question: impl Future<Output = StepResult<T>> + Send,
     ) -> Result<T, LockError> {
+        self.ask_for(ANSWER_WAIT, question).await
+    }
+
+    /// The same, of which the store may have more to do.
+    pub(crate) async fn ask_for<T>(
+        self: &Arc<Self>,
+        bound: Duration,
+        question: impl Future<Output = StepResult<T>> + Send,
+    ) -> Result<T, LockError> {
         self.check_open()?;
-        let bounded = async { Ok(tokio::time::timeout(ANSWER_WAIT, question).await) };
+        let bounded = async { Ok(tokio::time::timeout(bound, question).await) };
         match InRuntime::new(self, bounded).await? {
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(BackendError::unknown(format!("the store did not answer within {ANSWER_WAIT:?}")).into()),
+            Err(_) => Err(BackendError::unknown(format!("the store did not answer within {bound:?}")).into()),
         }
     }
 

@@ -45,7 +45,7 @@ pub struct RedisLock {
     /// Without secrets.
     address: String,
     pub(crate) nodes: Arc<Nodes>,
-    inbox: Arc<Inbox>,
+    pub(crate) inbox: Arc<Inbox>,
     pub(crate) client: Client,
     pub(crate) clock: Clock,
     /// Waiters may have missed what was pushed.
@@ -114,11 +114,9 @@ impl RedisLock {
     }
 
     pub(crate) fn step(&self, what: What, key: &Key, member: String, ttl: Ttl, names: Arc<str>) -> Step {
-        // Rounded up: a lease must not end at the store before it does here.
-        let ms = |ttl: Duration| ttl.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u64::MAX);
         let (mode, owner) = (Mode::Exclusive, OwnerKey::of(key));
         let slot = self.nodes.slot(&owner);
-        Step { what, mode, owner, slot, member, ttl: ttl.duration().map_or(0, ms), names }
+        Step { what, mode, owner, slot, member, ttl: millis(ttl), names }
     }
 
     pub(crate) fn ask(&self, what: What, request: &Request) -> StepResult<Step> {
@@ -129,12 +127,21 @@ impl RedisLock {
         Ok(Step { mode: request.mode, ..self.step(what, &request.key, member, request.ttl, names) })
     }
 
-    fn names(&self, owner: &Owner) -> Arc<str> {
+    pub(crate) fn names(&self, owner: &Owner) -> Arc<str> {
         let mut last = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
             Some((known, names)) if known == owner => names.clone(),
             _ => last.insert((owner.clone(), names_of(owner))).1.clone(),
         }
+    }
+
+    pub(crate) async fn renew_locks(&self, claims: &[Claim]) -> Vec<StepResult<Renewed>> {
+        let step = |claim: &Claim| {
+            self.step(What::Renew, &claim.key, self.client.member(claim.nonce), claim.ttl, Arc::default())
+        };
+        let sent = self.clock.now();
+        let answers = self.nodes.submit_all(claims.iter().map(step).collect()).await;
+        claims.iter().zip(answers).map(|(claim, answer)| Ok(self.renewed(claim, sent, &answer?))).collect()
     }
 
     fn answered(&self, request: &Request, sent: Mono, asked_before: bool, answer: &Answer) -> StepResult<Attempt> {
@@ -215,6 +222,9 @@ impl AsyncLock for RedisLock {
     }
 
     async fn try_acquire(&self, request: &Request) -> StepResult<Attempt> {
+        if request.mode == Mode::Member {
+            return self.try_acquire_member(request).await;
+        }
         let mut step = self.ask(
             match request.intent {
                 Intent::Try => What::Try,
@@ -248,17 +258,18 @@ impl AsyncLock for RedisLock {
     }
 
     async fn renew(&self, claims: &[Claim]) -> Vec<StepResult<Renewed>> {
-        let step = |claim: &Claim| {
-            self.step(What::Renew, &claim.key, self.client.member(claim.nonce), claim.ttl, Arc::default())
-        };
-        let sent = self.clock.now();
-        let answers = self.nodes.submit_all(claims.iter().map(step).collect()).await;
-        claims.iter().zip(answers).map(|(claim, answer)| Ok(self.renewed(claim, sent, &answer?))).collect()
+        if claims.iter().any(|claim| claim.mode == Mode::Member) {
+            return self.renew_some_members(claims).await;
+        }
+        self.renew_locks(claims).await
     }
 
     async fn release(&self, claim: &Claim) -> StepResult<Released> {
         // From here on this nonce wants nothing, whatever is still pushed to it.
         self.inbox.forget(claim.nonce);
+        if claim.mode == Mode::Member {
+            return self.release_member(claim).await;
+        }
         let what = if claim.unsettled { What::Withdraw } else { What::Leave };
         let step = self.step(what, &claim.key, self.client.member(claim.nonce), Ttl::Never, Arc::default());
         match self.nodes.submit_in_company(step).await? {
@@ -291,8 +302,8 @@ impl AsyncLock for RedisLock {
 
     fn powers(&self) -> Powers<'_> {
         let powers = Powers::default().with_administer(self).with_values(self);
-        // The locks of a cluster are at several servers.
-        if self.nodes.is_one() { powers.with_many(self) } else { powers }
+        // The locks of a cluster are at several servers, and its pushes come by slots.
+        if self.nodes.one().is_some() { powers.with_many(self).with_pools(self) } else { powers }
     }
 }
 
@@ -303,6 +314,11 @@ impl fmt::Debug for RedisLock {
             .field("waiters", &self.inbox.len())
             .finish_non_exhaustive()
     }
+}
+
+/// In milliseconds, 0 if it never ends; rounded up: a lease must not end at the store before it does here.
+pub(crate) fn millis(ttl: Ttl) -> u64 {
+    ttl.duration().map_or(0, |ttl| ttl.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u64::MAX))
 }
 
 /// What was granted to nobody goes to the next. Should it fail, the claim ends by itself.

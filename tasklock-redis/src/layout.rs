@@ -12,6 +12,9 @@ const OWNER: &str = ":1:owner";
 /// The keys of a lock.
 pub(crate) const KEYS: usize = 1 + OTHERS.len();
 const OTHERS: [&str; 7] = ["fence", "queue", "leases", "names", "holders", "records", "value"];
+/// The same of a pool: `fence`, `queue`, `leases`, `wants`, `stages`, and with more behind them `lock:`, `hold:`, `had:` and
+/// `stage:`.
+const MEMBERS: &str = ":1:pool:members";
 const INBOX: &str = "tasklock:1:inbox:";
 
 /// The owner's key of one lock. Its name is in braces, by which Redis Cluster keeps the keys of a lock together.
@@ -21,22 +24,7 @@ pub(crate) struct OwnerKey(String);
 impl OwnerKey {
     /// Braces in a name would end the tag early, or leave it empty: they are escaped, and so is what escapes.
     pub(crate) fn of(key: &Key) -> Self {
-        let key = key.as_str();
-        let mut owner = String::with_capacity(key.len() + OWNER.len() + 2);
-        owner.push('{');
-        if key.contains(['{', '}', '%']) {
-            for c in key.chars() {
-                match c {
-                    '{' | '}' | '%' => escape(&mut owner, c),
-                    _ => owner.push(c),
-                }
-            }
-        } else {
-            owner.push_str(key);
-        }
-        owner.push('}');
-        owner.push_str(OWNER);
-        OwnerKey(owner)
+        OwnerKey(tagged(key, OWNER))
     }
 
     /// As a push carries it.
@@ -59,6 +47,30 @@ impl OwnerKey {
         let base = self.0.strip_suffix("owner").unwrap_or(&self.0);
         OTHERS.into_iter().map(move |end| format!("{base}{end}"))
     }
+}
+
+/// The key of a pool's members, in braces as that of a lock is.
+pub(crate) fn members_of(pool: &Key) -> String {
+    tagged(pool, MEMBERS)
+}
+
+fn tagged(key: &Key, end: &str) -> String {
+    let key = key.as_str();
+    let mut tagged = String::with_capacity(key.len() + end.len() + 2);
+    tagged.push('{');
+    if key.contains(['{', '}', '%']) {
+        for c in key.chars() {
+            match c {
+                '{' | '}' | '%' => escape(&mut tagged, c),
+                _ => tagged.push(c),
+            }
+        }
+    } else {
+        tagged.push_str(key);
+    }
+    tagged.push('}');
+    tagged.push_str(end);
+    tagged
 }
 
 /// Who this process is to the store: 128 random bits, by which a grant finds its inbox.
@@ -198,6 +210,7 @@ mod tests {
     #[test]
     fn the_format_is_frozen() {
         assert_eq!(owner("tasklock:team:acme"), "{tasklock:team:acme}:1:owner");
+        assert_eq!(members_of(&Key::new("tasklock:{a}").unwrap()), "{tasklock:%7Ba%7D}:1:pool:members");
         let client = Client("00112233445566778899aabbccddeeff".to_owned());
         let member = client.member(Nonce::from_u128(255));
         assert_eq!(member, "00112233445566778899aabbccddeeff.000000000000000000000000000000ff");

@@ -19,12 +19,15 @@
 //! | `{prefix:name}:1:records` | `token since lease names` of each of them | the same |
 //! | `{prefix:name}:1:value` | the value beside the lock, if somebody set one | as whoever set it said |
 //!
-//! A member is `client.nonce`; `lease` is its length, or `@` and when its holder was last heard of if it never ends. A client has one channel, `tasklock:1:inbox:client`, on which it is told.
+//! The keys of pools, of which one has no ttl, are listed in `pools.rs`.
+//!
+//! A member is `client.nonce`; `lease` is its length, or `@` and when its holder was last heard of if it never ends. A client
+//! has one channel, `tasklock:1:inbox:client`, on which it is told.
 //!
 //! # Protocol
 //!
 //! Every step is a part of one script, `scripts/lock.lua`. Two calls may be under way at a time; steps that come meanwhile
-//! share the next.
+//! share the next. Steps on pools are calls of their own, of another script, `scripts/pool.lua`.
 //!
 //! 1. *Acquire.* If nobody has it and nobody waits, it is taken: `token = max(last + 1, server time in µs)`. If the
 //!    caller has it already, it gets its token again and its ttl begins anew. Else it enters the queue, and a lock that
@@ -75,6 +78,7 @@ mod layout;
 mod link;
 mod node;
 mod nodes;
+mod pools;
 mod powers;
 pub mod quorum;
 mod script;

@@ -55,9 +55,12 @@ impl Nodes {
         }
     }
 
-    /// Whether one server has all locks.
-    pub(crate) fn is_one(&self) -> bool {
-        matches!(self, Nodes::One(_))
+    /// The server that has all locks, if there is one.
+    pub(crate) fn one(&self) -> Option<&Node> {
+        match self {
+            Nodes::One(node) => Some(node),
+            Nodes::Cluster(_) => None,
+        }
     }
 
     /// Carries out many; one answer each, in order.

@@ -3,6 +3,7 @@
 pub mod cancellation;
 pub mod load;
 pub mod local;
+pub mod pools;
 pub mod processes;
 pub mod script;
 pub mod servers;

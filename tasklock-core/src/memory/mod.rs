@@ -16,7 +16,9 @@
 //! 3. *Shared locks and permits* stand in the same queue. As many from its head are let in together as can be: readers
 //!    beside readers, permits as long as fewer are held than the caller says there are. So a writer that waits keeps
 //!    later readers behind it. Each has a token of its own, and expires by itself.
-//! 4. *Expiry*: whoever finds a holder past its time settles the key in favour of the first waiter. Waiters look again
+//! 4. *Pools* are keys of their own, with members; a grant is of one that is free, the one that has been so for longest.
+//!    In all else they are held and waited for as the others. Their entries live while they have members, too.
+//! 5. *Expiry*: whoever finds a holder past its time settles the key in favour of the first waiter. Waiters look again
 //!    at the end of the holder's time, at the latest every second; one that has not looked for a while is passed over.
 //!
 //! # Cost
@@ -29,6 +31,7 @@
 //! were minted on average.
 
 mod entry;
+mod members;
 mod values;
 
 use std::{
@@ -47,8 +50,8 @@ use hashbrown::{HashTable, hash_table};
 
 use crate::{
     Administer, AsyncLock, Attempt, BackendError, Busy, Capabilities, Change, Claim, Clock, Expiry, Fencing,
-    FencingToken, Intent, Key, Mode, Mono, Nonce, Owner, Powers, Released, Renewed, Request, Scope, State, Validity,
-    Values, Wake, WakeBy,
+    FencingToken, Health, Intent, Key, Mode, Mono, Nonce, Owner, Page, PoolChange, Pools, Powers, Released, Renewed,
+    Request, Scope, State, Validity, Values, Wake, WakeBy,
     lock::{BoxFuture, StepResult},
     nursery::{NurseryId, Young},
     queue::give_back_room,
@@ -119,13 +122,13 @@ impl MemoryLock {
         fresh
     }
 
-    /// How many keys are held or waited for.
+    /// How many keys are held or waited for, or are pools with members.
     #[must_use]
     pub fn len(&self) -> usize {
         self.store.shards.iter().map(|shard| shard.entries.len()).sum()
     }
 
-    /// Whether no key is held or waited for.
+    /// Whether no key is held or waited for, and no pool has members.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -152,6 +155,12 @@ impl MemoryLock {
         }
         let entry = entries.entry(request.key.hash64(), |e| e.key == request.key, |e| e.key.hash64());
         let entry = match entry {
+            hash_table::Entry::Vacant(_) if request.mode == Mode::Member && request.intent == Intent::Try => {
+                return Ok(Attempt::Busy(Busy::default()));
+            }
+            hash_table::Entry::Vacant(vacant) if request.mode == Mode::Member => {
+                vacant.insert(Entry::pool(request.key.clone())).into_mut()
+            }
             hash_table::Entry::Vacant(vacant) => {
                 let held = Held::new(token, request.nonce, request.owner.clone(), now, request.until(now));
                 let grant = held.grant();
@@ -164,17 +173,22 @@ impl MemoryLock {
             // Never sooner: a first attempt that comes late must not cut what was renewed since.
             held.expires = held.expires.max(request.until(now));
             held.heard = now;
-            return Ok(Attempt::Granted(held.grant()));
+            if let Some(grant) = entry.grant(request.nonce) {
+                return Ok(Attempt::Granted(grant));
+            }
         }
         if request.intent != Intent::Try {
             entry.enqueue(request, now);
         }
         let after = entry.settle(token, Some(request), now);
-        let mine = entry.holders.as_slice().iter().find(|held| held.nonce == request.nonce);
-        let answer = match mine {
-            Some(held) => Attempt::Granted(held.grant()),
+        let answer = match entry.grant(request.nonce) {
+            Some(grant) => Attempt::Granted(grant),
             None => Attempt::Busy(busy(entry, request.nonce, now)),
         };
+        if entry.is_unused() {
+            // A pool that lost its last waiter.
+            entries.find_entry(request.key.hash64(), |e| e.key == request.key).map(|found| found.remove()).ok();
+        }
         drop(guard);
         after.run();
         Ok(answer)
@@ -196,7 +210,7 @@ impl MemoryLock {
         };
         let entry = found.get_mut();
         let mut left = None;
-        let released = if entry.holders.remove(nonce) {
+        let released = if entry.remove(nonce) {
             Released::Released
         } else {
             let place = entry.waiters.iter().position(|waiter| waiter.nonce == nonce);
@@ -283,14 +297,19 @@ impl MemoryLock {
         let now = self.now();
         let mut shard = self.store.shards.of(&claim.key);
         let found = shard.entries.find_mut(claim.key.hash64(), |e| e.key == claim.key);
-        match found.and_then(|entry| entry.held_by(claim.nonce, now)) {
-            Some(held) => {
-                held.heard = now;
-                held.expires = claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl));
-                Renewed::held(Validity::Until(held.expires), Some(held.token))
-            }
-            None => Renewed::NotOwner,
+        let Some(entry) = found else { return Renewed::NotOwner };
+        let Some(held) = entry.held_by(claim.nonce, now) else { return Renewed::NotOwner };
+        held.heard = now;
+        held.expires = claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl));
+        let (expires, token) = (held.expires, held.token);
+        if let Some(members) = &mut entry.members {
+            members.expires = members.expires.min(expires);
         }
+        Renewed::held(Validity::Until(expires), Some(token))
+    }
+
+    fn look<T>(&self, key: &Key, at: impl FnOnce(&Entry) -> T) -> Option<T> {
+        self.store.shards.of(key).entries.find(key.hash64(), |e| e.key == *key).map(at)
     }
 
     fn poll_wait(&self, request: &Request, waker: &Waker) -> Poll<Wake> {
@@ -301,7 +320,9 @@ impl MemoryLock {
         };
         if let Some(held) = entry.held_by(request.nonce, now) {
             (held.expires, held.heard) = (request.until(now), now);
-            return Poll::Ready(Wake::Granted(held.grant()));
+            if let Some(grant) = entry.grant(request.nonce) {
+                return Poll::Ready(Wake::Granted(grant));
+            }
         }
         match entry.waiters.iter_mut().rev().find(|waiter| waiter.nonce == request.nonce) {
             Some(waiter) => {
@@ -321,6 +342,8 @@ fn busy(entry: &Entry, nonce: Nonce, now: Mono) -> Busy {
     let holders = entry.holders.as_slice();
     let holder = holders.first().map(|held| Arc::new(held.holder(now)));
     let soonest = holders.iter().map(|held| held.expires.since(now)).min();
+    // Nobody holds a pool without members, and those who wait for it are to be seen to live.
+    let soonest = soonest.or(entry.members.is_some().then_some(CLAIM));
     let place = entry.waiters.iter().rposition(|waiter| waiter.nonce == nonce);
     let busy = Busy::new(holder, soonest.map(|left| left.clamp(Duration::from_millis(1), CLAIM)));
     busy.position(place.and_then(|place| u32::try_from(place).ok()).unwrap_or(0))
@@ -381,7 +404,7 @@ impl AsyncLock for MemoryLock {
     }
 
     fn powers(&self) -> Powers<'_> {
-        Powers::default().with_administer(self).with_values(self)
+        Powers::default().with_administer(self).with_values(self).with_pools(self)
     }
 }
 
@@ -419,6 +442,63 @@ impl Values for MemoryLock {
                 values.set(&claim.key, value, claim.ttl, self.now());
             }
             Ok(renewed)
+        })
+    }
+}
+
+impl Pools for MemoryLock {
+    fn change<'a>(&'a self, pool: &'a Key, change: &'a PoolChange) -> BoxFuture<'a, StepResult<()>> {
+        Box::pin(async move {
+            let now = self.now();
+            let mut shard = self.store.shards.of(pool);
+            let Shard { entries, token } = &mut *shard;
+            let entry = entries.entry(pool.hash64(), |e| e.key == *pool, |e| e.key.hash64());
+            let mut found = entry.or_insert_with(|| Entry::pool(pool.clone()));
+            let entry = found.get_mut();
+            if let Some(members) = &mut entry.members {
+                members.change(change);
+            }
+            let after = entry.settle(token, None, now);
+            if entry.is_unused() {
+                found.remove();
+                give_back_room(entries, |e| e.key.hash64());
+            }
+            drop(shard);
+            after.run();
+            Ok(())
+        })
+    }
+
+    fn scan<'a>(&'a self, pool: &'a Key, _: u64) -> BoxFuture<'a, StepResult<Page>> {
+        Box::pin(async move {
+            let all = |entry: &Entry| entry.members.iter().flat_map(|members| members.iter().cloned()).collect();
+            Ok(Page { members: self.look(pool, all).unwrap_or_default(), next: 0 })
+        })
+    }
+
+    fn inspect<'a>(&'a self, pool: &'a Key, members: &'a [Arc<str>]) -> BoxFuture<'a, StepResult<Vec<Option<State>>>> {
+        Box::pin(async move {
+            let now = self.now();
+            let state = |entry: &Entry, member: &str| {
+                let nonce = entry.members.as_ref()?.holder(member)?;
+                let held = entry.holders.live(now).find(|held| Some(held.nonce) == nonce);
+                Some(State::new(held.map(|held| Arc::new(held.holder(now))), None))
+            };
+            let states = |entry: &Entry| members.iter().map(|member| state(entry, member)).collect();
+            Ok(self.look(pool, states).unwrap_or_else(|| members.iter().map(|_| None).collect()))
+        })
+    }
+
+    fn health<'a>(&'a self, pool: &'a Key) -> BoxFuture<'a, StepResult<Health>> {
+        Box::pin(async move {
+            let now = self.now();
+            let health = |entry: &Entry| {
+                let members = entry.members.as_ref()?;
+                let live = entry.holders.live(now).filter_map(|held| members.member_of(held.nonce));
+                let locked = live.filter(|member| members.holder(member).is_some()).count();
+                Some(Health::new(locked as u64, (members.len() - locked) as u64, entry.waiters.len() as u64))
+            };
+            Ok(self.look(pool, health).flatten().unwrap_or_default())
         })
     }
 }

@@ -11,8 +11,8 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    AsyncLock, Attempt, BackendError, BoxFuture, Capabilities, Change, Claim, Event, Key, LossReason, Many, Nonce,
-    Powers, Released, Renewed, Request, State, StepResult, Together, Values, Wake, values,
+    AsyncLock, Attempt, BackendError, BoxFuture, Capabilities, Change, Claim, Event, Health, Key, LossReason, Many,
+    Nonce, Page, PoolChange, Pools, Powers, Released, Renewed, Request, State, StepResult, Together, Values, Wake,
 };
 
 /// What can go wrong with one call.
@@ -51,6 +51,8 @@ pub enum Op {
     Release,
     /// [`AsyncLock::inspect`].
     Inspect,
+    /// [`Pools::change`](crate::Pools::change).
+    ChangePool,
     /// [`AsyncLock::ping`].
     Ping,
     /// [`Values::value`](crate::Values::value).
@@ -325,6 +327,7 @@ impl<B: AsyncLock> AsyncLock for Faulty<B> {
         let mut powers = self.inner.powers();
         powers.many = powers.many.map(|_| self as &dyn Many);
         powers.values = powers.values.map(|_| self as &dyn Values);
+        powers.pools = powers.pools.map(|_| self as &dyn Pools);
         powers
     }
 }
@@ -343,7 +346,7 @@ impl<B: AsyncLock> Many for Faulty<B> {
                 faults.reach(Op::TryAcquireAll, requests.iter().map(|request| request.nonce));
                 match inner.powers().many {
                     Some(power) => power.try_acquire_all(&requests).await,
-                    None => Err(BackendError::fatal("the power is gone")),
+                    None => Err(gone()),
                 }
             }
         };
@@ -394,4 +397,41 @@ impl<B: AsyncLock> Values for Faulty<B> {
         };
         Box::pin(self.send(fault, call))
     }
+}
+
+/// Only changes go wrong.
+impl<B: AsyncLock> Pools for Faulty<B> {
+    fn change<'a>(&'a self, pool: &'a Key, change: &'a PoolChange) -> BoxFuture<'a, StepResult<()>> {
+        let fault = self.faults.begin(Op::ChangePool, None);
+        let call = |inner: Arc<B>| {
+            let (pool, change) = (pool.clone(), change.clone());
+            async move {
+                match inner.powers().pools {
+                    Some(power) => power.change(&pool, &change).await,
+                    None => Err(gone()),
+                }
+            }
+        };
+        Box::pin(self.send(fault, call))
+    }
+
+    fn scan<'a>(&'a self, pool: &'a Key, from: u64) -> BoxFuture<'a, StepResult<Page>> {
+        self.inner.powers().pools.map_or_else(refused, |power| power.scan(pool, from))
+    }
+
+    fn inspect<'a>(&'a self, pool: &'a Key, members: &'a [Arc<str>]) -> BoxFuture<'a, StepResult<Vec<Option<State>>>> {
+        self.inner.powers().pools.map_or_else(refused, |power| power.inspect(pool, members))
+    }
+
+    fn health<'a>(&'a self, pool: &'a Key) -> BoxFuture<'a, StepResult<Health>> {
+        self.inner.powers().pools.map_or_else(refused, |power| power.health(pool))
+    }
+}
+
+fn refused<'a, T: Send + 'a>() -> BoxFuture<'a, StepResult<T>> {
+    Box::pin(std::future::ready(Err(gone())))
+}
+
+fn gone() -> BackendError {
+    BackendError::fatal("the power is gone")
 }

@@ -9,6 +9,7 @@
 
 mod admin;
 mod modes;
+mod pools;
 mod several;
 
 use std::{
@@ -101,6 +102,16 @@ pub async fn run_all<B: AsyncLock, F: AsyncFn() -> B>(make: F) {
         values_change_on_condition
         values_end
         only_the_holder_updates
+        members_are_held_alone
+        a_stale_give_back_frees_nothing
+        members_of_silent_holders_come_back
+        who_waits_for_a_member_is_served_in_order
+        added_members_wake_those_who_wait
+        members_taken_out_are_kept_until_given_back
+        pools_tell_their_members
+        a_name_gets_the_member_it_had
+        members_are_shared_by_many
+        dropped_waits_for_members_leave_nothing
     }
 }
 
@@ -336,7 +347,8 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         let mut request = request(&key, Intent::Try);
         let declared = store.capabilities().clone();
         let permit = Mode::Permit { of: NonZeroU32::MIN };
-        for (mode, known) in [(Mode::Shared, declared.shared), (permit, declared.permits)] {
+        let pools = store.powers().pools.is_some();
+        for (mode, known) in [(Mode::Shared, declared.shared), (permit, declared.permits), (Mode::Member, pools)] {
             request.mode = mode;
             let outcome = store.try_acquire(&request).await;
             assert_eq!(outcome.is_ok(), known, "{mode:?} is declared {known}: {outcome:?}");
