@@ -15,7 +15,8 @@
 //! 3. *Shared locks and permits* stand in the same queue. As many from its head are let in together as can be: readers
 //!    beside readers, permits as long as fewer are held than the caller says there are. So a writer that waits keeps
 //!    later readers behind it. Each has a token of its own, and expires by itself.
-//! 4. *Expiry*: whoever finds a holder past its time settles the key in favour of the first waiter. Waiters look again
+//! 4. *Renewal* can reserve further tokens, for hand-overs within one locker that this store does not see.
+//! 5. *Expiry*: whoever finds a holder past its time settles the key in favour of the first waiter. Waiters look again
 //!    at the end of the holder's time, at the latest every second; one that has not looked for a while is passed over.
 //!
 //! # Cost
@@ -45,7 +46,7 @@ use hashbrown::{HashTable, hash_table};
 
 use crate::{
     Administer, AsyncLock, Attempt, BackendError, Busy, Capabilities, Claim, Clock, Expiry, Fencing, FencingToken,
-    Intent, Key, Mode, Mono, Nonce, Owner, Powers, Released, Renewed, Request, Scope, State, Validity, Wake, WakeBy,
+    Intent, Key, Mode, Mono, Nonce, Owner, Powers, Released, Renewed, Request, Scope, Span, State, Validity, Wake, WakeBy,
     lock::{BoxFuture, StepResult},
     nursery::{NurseryId, Young},
     queue::give_back_room,
@@ -85,6 +86,7 @@ const CAPABILITIES: Capabilities = Capabilities::new("memory")
     .fair(true)
     .shared(true)
     .permits(true)
+    .spans(true)
     .scope(Scope::Process);
 
 impl MemoryLock {
@@ -274,15 +276,20 @@ impl MemoryLock {
     fn extend(&self, claim: &Claim) -> Renewed {
         let now = self.now();
         let mut shard = self.store.shards.of(&claim.key);
-        let found = shard.entries.find_mut(claim.key.hash64(), |e| e.key == claim.key);
-        match found.and_then(|entry| entry.held_by(claim.nonce, now)) {
-            Some(held) => {
-                held.heard = now;
-                held.expires = claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl));
-                Renewed::held(Validity::Until(held.expires), Some(held.token))
-            }
-            None => Renewed::NotOwner,
-        }
+        let Shard { entries, token } = &mut *shard;
+        let Some(entry) = entries.find_mut(claim.key.hash64(), |e| e.key == claim.key) else {
+            return Renewed::NotOwner;
+        };
+        let waiters = u32::try_from(entry.waiters.len()).unwrap_or(u32::MAX);
+        let Some(held) = entry.held_by(claim.nonce, now) else { return Renewed::NotOwner };
+        held.heard = now;
+        held.expires = claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl));
+        let more = claim.span.map(|count| {
+            let first = FencingToken::new(*token + 1);
+            *token += u64::from(count.get());
+            Span { first, count }
+        });
+        Renewed::held(Validity::Until(held.expires), Some(held.token)).with_more(more).with_waiters(waiters)
     }
 
     fn poll_wait(&self, request: &Request, waker: &Waker) -> Poll<Wake> {
