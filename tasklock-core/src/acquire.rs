@@ -16,7 +16,7 @@ use crate::{
     lease::{self, Hold},
     lock::{BoxFuture, StepResult},
     options::Options,
-    queue::{Place, Seen, Told},
+    queue::{LOOK, Looking, Place, Seen, Told},
     release,
     retry::{Pauses, RetryPolicy},
     runtime::InRuntime,
@@ -39,20 +39,17 @@ pub(crate) async fn acquire(core: &Arc<Core>, key: Key, options: &Options) -> Re
     tokio::task::coop::consume_budget().await;
     match at_once(core, key, options)? {
         AtOnce::Granted(guard) => Ok(guard),
-        AtOnce::InLine(standing) => InRuntime::new(&core.shared, standing.run(options)).await,
-        AtOnce::Not(pursuit) => InRuntime::new(&core.shared, pursuit.run(options)).await,
+        AtOnce::Not(later) => later.await,
     }
 }
 
-enum AtOnce {
+enum AtOnce<'a> {
     Granted(Guard),
-    /// Others of this process are before it.
-    InLine(Standing),
-    Not(Box<Pursuit>),
+    Not(InRuntime<'a, Guard>),
 }
 
 /// What can be done without waiting for anything; on a backend in memory, nearly always all of it.
-fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, LockError> {
+fn at_once<'a>(core: &Arc<Core>, key: Key, options: &'a Options) -> Result<AtOnce<'a>, LockError> {
     let shared = &core.shared;
     shared.check_open()?;
     let intent = if options.is_try() { Intent::Try } else { Intent::Wait };
@@ -67,9 +64,22 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
             return Ok(AtOnce::Granted(guard));
         }
     }
-    let mut place = Place::take(shared, &key, options);
+    in_turn(core, key, options, intent, now)
+}
+
+/// The same for what has to stand in line, or to ask a store that is not in memory.
+fn in_turn<'a>(
+    core: &Arc<Core>,
+    key: Key,
+    options: &'a Options,
+    intent: Intent,
+    now: Mono,
+) -> Result<AtOnce<'a>, LockError> {
+    let shared = &core.shared;
+    let mut place = Place::take(shared, &key, options, now);
     if let Some(place) = place.take_if(|place| !place.may_ask()) {
-        return Ok(AtOnce::InLine(Standing { core: core.clone(), place, key, started: now }));
+        let standing = Standing { core: core.clone(), place, key, started: now };
+        return Ok(AtOnce::Not(InRuntime::new(shared, standing.run(options))));
     }
     let request = request(key, intent, options, now);
     let answer = shared.backend.try_acquire_now(&request);
@@ -83,7 +93,8 @@ fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, Lock
             return Ok(AtOnce::Granted(guard));
         }
     }
-    Ok(AtOnce::Not(Box::new(Pursuit::new(core, place, request, now, answer.map(|answer| (now, answer))))))
+    let pursuit = Box::new(Pursuit::new(core, place, request, now, answer.map(|answer| (now, answer))));
+    Ok(AtOnce::Not(InRuntime::new(shared, pursuit.run(options))))
 }
 
 fn request(key: Key, intent: Intent, options: &Options, now: Mono) -> Request {
@@ -143,7 +154,7 @@ impl Standing {
         let shared = self.core.shared.clone();
         let _leaving = shared.waiters.token();
         let give_up = end_of_wait(options, self.started);
-        let mut warn_after = options.warn_after;
+        let (mut looked, mut warn_after) = (self.started, options.warn_after);
         shared.observe(|| Observed::Waiting { key: &self.key, position: None });
         loop {
             // Who came while the locker was being closed may not have been told.
@@ -155,7 +166,7 @@ impl Standing {
                 pursuit.told_waiting = true;
                 return Box::pin(pursuit.run(options)).await;
             }
-            let due = give_up.min(self.started.after(warn_after));
+            let due = give_up.min(self.started.after(warn_after)).min(looked.after(LOOK));
             let told = tokio::select! {
                 biased;
                 told = self.place.told() => Some(told),
@@ -171,7 +182,7 @@ impl Standing {
                         return guard.check().map(|()| guard);
                     }
                     // Its time was over before it was taken up.
-                    if let Some(place) = Place::take(&shared, &self.key, options) {
+                    if let Some(place) = Place::take(&shared, &self.key, options, now) {
                         self.place = place;
                     }
                 }
@@ -183,8 +194,12 @@ impl Standing {
                     return Err(LockError::Timeout { holder: self.place.holder(now), key, waited });
                 }
                 None => {
-                    warn(&shared, &self.key, warn_after, self.place.holder(now));
-                    warn_after *= 2;
+                    self.place.look(now);
+                    looked = now;
+                    if now >= self.started.after(warn_after) {
+                        warn(&shared, &self.key, warn_after, self.place.holder(now));
+                        warn_after *= 2;
+                    }
                 }
             }
         }
@@ -250,7 +265,7 @@ impl Pursuit {
 
     async fn run(mut self: Box<Self>, options: &Options) -> Result<Guard, LockError> {
         let (shared, key, started) = (self.core.shared.clone(), self.request.key.clone(), self.started);
-        let seen = self.seen.clone();
+        let (seen, looking) = (self.seen.clone(), self.place.as_ref().map(Place::looking));
         let mut signal = shared.signal.subscribe();
         let give_up = end_of_wait(options, started);
         let outcome = tokio::select! {
@@ -258,7 +273,7 @@ impl Pursuit {
             () = async { drop(signal.wait_for(|signal| signal.closed).await) } => Some(Err(LockError::ShutDown)),
             outcome = self.pursue(options) => Some(outcome),
             () = shared.clock.sleep_until(give_up) => None,
-            never = keep_warning(&shared, &key, started, &seen, options.warn_after) => match never {},
+            never = attend(&shared, &key, started, &seen, options.warn_after, looking) => match never {},
         };
         let outcome = outcome.unwrap_or_else(|| Err(self.given_up()));
         if let Err(LockError::Timeout { waited, .. }) = &outcome {
@@ -462,17 +477,27 @@ fn end_of_wait(options: &Options, started: Mono) -> Mono {
     }
 }
 
-/// Says who is waited for, again and again, each time after twice as long.
-async fn keep_warning(shared: &Shared, key: &Key, started: Mono, seen: &Seen, after: Duration) -> Infallible {
-    let mut after = after;
+/// Says who is waited for, again and again, each time after twice as long; and shows those behind that this one is polled.
+async fn attend(
+    shared: &Shared,
+    key: &Key,
+    started: Mono,
+    seen: &Seen,
+    mut warn_after: Duration,
+    looking: Option<Looking>,
+) -> Infallible {
     // Said already, while it stood in line.
-    while started.after(after) < shared.clock.now() {
-        after *= 2;
+    while started.after(warn_after) < shared.clock.now() {
+        warn_after *= 2;
     }
     loop {
-        shared.clock.sleep_until(started.after(after)).await;
-        warn(shared, key, after, last(seen, shared.clock.now()));
-        after *= 2;
+        let (now, warn_at) = (shared.clock.now(), started.after(warn_after));
+        let look_at = looking.as_ref().map_or(Mono::NEVER, |looking| looking.look(now));
+        shared.clock.sleep_until(look_at.min(warn_at)).await;
+        if shared.clock.now() >= warn_at {
+            warn(shared, key, warn_after, last(seen, shared.clock.now()));
+            warn_after *= 2;
+        }
     }
 }
 

@@ -29,7 +29,7 @@ use crate::{
     BackendError, Claim, FencingToken, Grant, Key, Mono, Nonce, Observed, Released, Renewed, Span,
     lease::{self, Hold},
     options::Options,
-    queue::Next,
+    queue::{CLAIM, Next},
     release,
     shared::Shared,
 };
@@ -204,7 +204,7 @@ impl Baton {
                 tenure.renewed(span, lease::deadline(asked.ttl, sent, validity), sent, shared.clock.now());
                 let most = if waiters == Some(0) { usize::MAX } else { MOST.min(span.count.get() as usize) };
                 if let Some(queue) = &shared.queue {
-                    queue.allow(&asked.key, asked.nonce, most);
+                    queue.allow(&asked.key, asked.nonce, most, shared.clock.now());
                 }
                 match shared.next_in_line(self) {
                     Next::Handed(waker) => waker.into_iter().for_each(Waker::wake),
@@ -267,13 +267,18 @@ impl Shared {
     /// Those in line behind this hold will not be handed it.
     pub(crate) fn leave_line(&self, key: &Key, nonce: Nonce) {
         if let Some(queue) = &self.queue {
-            queue.vacate(key, nonce);
+            queue.vacate(key, nonce, self.clock.now());
         }
     }
 
     fn next_in_line(&self, baton: Baton) -> Next {
         match &self.queue {
-            Some(queue) => queue.hand_on(baton, self.clock.now(), self.closed.load(Ordering::Acquire)),
+            Some(queue) => {
+                let now = self.clock.now();
+                // In case it is not taken up.
+                self.registry.wake_by(now.after(CLAIM));
+                queue.hand_on(baton, now, self.closed.load(Ordering::Acquire))
+            }
             None => Next::Nobody(baton),
         }
     }

@@ -10,9 +10,10 @@ use std::{
     future::poll_fn,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use hashbrown::{HashTable, hash_table::Entry};
@@ -45,8 +46,10 @@ struct Line {
     /// To how many of those who stand in front.
     quota: usize,
     waiters: VecDeque<Arc<Waiter>>,
-    /// Whether one of them asks the store.
-    asking: bool,
+    /// The one of them that asks the store.
+    asker: Option<Arc<Waiter>>,
+    /// The last one that the hold was handed to, out of the line: it may not have taken it yet.
+    handed: Option<Arc<Waiter>>,
     seen: Seen,
 }
 
@@ -70,8 +73,18 @@ struct Waiter {
     unrenewed: bool,
     /// It may ask the store. Written under the lock of its line.
     asks: AtomicBool,
+    /// When its task last looked, or was told something.
+    seen: AtomicU64,
     slot: Mutex<Slot>,
 }
+
+/// How long one has to take up what it was told, and how often one that asks the store shows that it is polled.
+pub(crate) const CLAIM: Duration = Duration::from_secs(1);
+/// One that asks the store and was not polled for so long keeps nobody from asking, too.
+const SILENT: Duration = Duration::from_secs(2);
+/// How often one in line looks, and how long it keeps its place if it does not.
+pub(crate) const LOOK: Duration = Duration::from_secs(10);
+const LEASE: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
 struct Slot {
@@ -133,8 +146,8 @@ impl Queue {
         let (key, nonce, next) = (tenure.claim.key.clone(), tenure.claim.nonce, tenure.next_token());
         let mut lines = self.lines.of(&key);
         let Some(line) = find(&mut lines, &key).filter(|line| line.is_of(nonce)) else { return Next::Nobody(baton) };
-        let Some(front) = line.front_to_hand_to().filter(|_| !closed) else {
-            let waker = line.vacate();
+        let Some(front) = line.front_to_hand_to(now).filter(|_| !closed) else {
+            let waker = line.vacate(now);
             self.forget_if_unused(lines, &key);
             waker.into_iter().for_each(Waker::wake);
             return Next::Nobody(baton);
@@ -143,31 +156,31 @@ impl Queue {
             Ready::Yes => {}
             Ready::AfterRenewal => return Next::Renew(baton, line.waiters.len()),
         }
-        let waiter = line.waiters.pop_front();
+        line.handed = line.waiters.pop_front();
         line.quota = if line.quota == usize::MAX { usize::MAX } else { line.quota - 1 };
         if let Some(holder) = &mut line.holder {
             (holder.token, holder.since) = (next, now);
         }
-        let waker = waiter.and_then(|waiter| waiter.tell(Told::Handed(baton)));
+        let waker = line.handed.as_ref().and_then(|waiter| waiter.tell(Told::Handed(baton), now));
         drop(lines);
         Next::Handed(waker)
     }
 
     /// This hold may be handed to those in line, or, if that is less, to so many.
-    pub(crate) fn allow(&self, key: &Key, nonce: Nonce, most: usize) {
+    pub(crate) fn allow(&self, key: &Key, nonce: Nonce, most: usize, now: Mono) {
         let mut lines = self.lines.of(key);
         let Some(line) = find(&mut lines, key).filter(|line| line.is_of(nonce)) else { return };
         line.quota = if most == usize::MAX { most } else { line.waiters.len().min(most) };
-        let waker = line.advance();
+        let waker = line.advance(now);
         drop(lines);
         waker.into_iter().for_each(Waker::wake);
     }
 
     /// This hold is not handed on: those in line are on their own.
-    pub(crate) fn vacate(&self, key: &Key, nonce: Nonce) {
+    pub(crate) fn vacate(&self, key: &Key, nonce: Nonce, now: Mono) {
         let mut lines = self.lines.of(key);
         let Some(line) = find(&mut lines, key).filter(|line| line.is_of(nonce)) else { return };
-        let waker = line.vacate();
+        let waker = line.vacate(now);
         self.forget_if_unused(lines, key);
         waker.into_iter().for_each(Waker::wake);
     }
@@ -177,7 +190,7 @@ impl Queue {
     pub(crate) fn complete(&self, key: &Key, now: Mono, mut state: State) -> State {
         let mut lines = self.lines.of(key);
         let Some(line) = find(&mut lines, key) else { return state };
-        let unseen = line.waiters.len() - usize::from(line.asking);
+        let unseen = line.waiters.iter().filter(|waiter| !waiter.asks()).count();
         state.waiters = state.waiters.map(|seen| seen.saturating_add(unseen as u64));
         if let (Some(tenant), Some(holder)) = (&line.holder, &mut state.holder) {
             if holder.token == Some(tenant.granted) {
@@ -189,12 +202,55 @@ impl Queue {
     }
 
     /// Tells everybody that nothing is acquired any more.
-    pub(crate) fn close(&self) {
+    pub(crate) fn close(&self, now: Mono) {
         for lines in self.lines.iter() {
             let waiters: Vec<_> = lines.iter().flat_map(|line| line.waiters.iter().cloned()).collect();
             drop(lines);
-            waiters.iter().filter_map(|waiter| waiter.tell(Told::Closed)).for_each(Waker::wake);
+            waiters.iter().filter_map(|waiter| waiter.tell(Told::Closed, now)).for_each(Waker::wake);
         }
+    }
+
+    /// Passes over those who were told something and have not looked since. When to do so next.
+    pub(crate) fn pass_over(&self, now: Mono) -> Mono {
+        let (mut batons, mut wakers, mut next) = (Vec::new(), Vec::new(), Mono::NEVER);
+        if self.count.load(Ordering::Acquire) == 0 {
+            return next;
+        }
+        for mut lines in self.lines.iter() {
+            for line in lines.iter_mut() {
+                if let Some(waiter) = line.handed.take() {
+                    let mut slot = lock(&waiter.slot);
+                    let untaken = matches!(slot.told, Some(Told::Handed(_)));
+                    let due = waiter.seen().after(CLAIM);
+                    if untaken && due <= now {
+                        batons.extend(slot.told.take());
+                        drop(slot);
+                        waiter.seen.store(0, Ordering::Release);
+                        line.waiters.push_back(waiter);
+                    } else if untaken {
+                        next = next.min(due);
+                        drop(slot);
+                        line.handed = Some(waiter);
+                    }
+                }
+                let Some(asker) = line.asker.as_ref().filter(|_| line.waiters.len() > 1) else { continue };
+                let due = asker.seen().after(SILENT);
+                if due <= now {
+                    line.asker = None;
+                    wakers.extend(line.advance(now));
+                    next = next.min(now.after(SILENT));
+                } else {
+                    next = next.min(due);
+                }
+            }
+        }
+        wakers.into_iter().for_each(Waker::wake);
+        for told in batons {
+            if let Told::Handed(baton) = told {
+                baton.pass();
+            }
+        }
+        next
     }
 
     fn forget_if_unused(&self, mut lines: Lines<'_>, key: &Key) {
@@ -222,37 +278,41 @@ impl Line {
         place < self.quota && self.holder.as_ref().is_some_and(|holder| holder.suits(waiter))
     }
 
-    fn front_to_hand_to(&self) -> Option<&Waiter> {
+    /// Who is to be handed the hold next. Those that do not look make way.
+    fn front_to_hand_to(&mut self, now: Mono) -> Option<&Waiter> {
+        let looking = self.waiters.iter().position(|waiter| waiter.asks() || !waiter.is_silent(now))?;
+        self.waiters.rotate_left(looking);
         let front = self.waiters.front().filter(|front| !front.asks());
         front.filter(|front| self.may_be_handed(0, front)).map(|front| &**front)
     }
 
     /// The hold is gone, or will be.
-    fn vacate(&mut self) -> Option<Waker> {
+    fn vacate(&mut self, now: Mono) -> Option<Waker> {
         self.holder = None;
         self.quota = 0;
-        self.advance()
+        self.advance(now)
     }
 
     /// Has the first who may not be handed the hold ask the store.
-    fn advance(&mut self) -> Option<Waker> {
-        if self.asking {
+    fn advance(&mut self, now: Mono) -> Option<Waker> {
+        if self.asker.is_some() {
             return None;
         }
-        let mut places = self.waiters.iter().enumerate();
-        let (_, next) = places.find(|(place, waiter)| !self.may_be_handed(*place, waiter))?;
+        let asks_next = |(place, waiter): &(usize, &Arc<Waiter>)| {
+            !waiter.asks() && !waiter.is_silent(now) && !self.may_be_handed(*place, waiter)
+        };
+        let next = self.waiters.iter().enumerate().find(asks_next)?.1.clone();
         next.asks.store(true, Ordering::Release);
-        self.asking = true;
-        next.tell(Told::Turn)
+        let waker = next.tell(Told::Turn, now);
+        self.asker = Some(next);
+        waker
     }
 
     /// Takes a waiter out, if it is here still.
     fn remove(&mut self, waiter: &Arc<Waiter>) -> bool {
         let Some(place) = self.waiters.iter().position(|other| Arc::ptr_eq(other, waiter)) else { return false };
         self.waiters.remove(place);
-        if waiter.asks() {
-            self.asking = false;
-        }
+        self.asker.take_if(|asker| Arc::ptr_eq(asker, waiter));
         true
     }
 }
@@ -269,8 +329,17 @@ impl Waiter {
         self.asks.load(Ordering::Acquire)
     }
 
+    fn seen(&self) -> Mono {
+        Mono::from_nanos(self.seen.load(Ordering::Acquire))
+    }
+
+    fn is_silent(&self, now: Mono) -> bool {
+        now.since(self.seen()) >= LEASE
+    }
+
     /// Who is to be woken. What was told before stands if it is a hold: that must not get lost.
-    fn tell(&self, told: Told) -> Option<Waker> {
+    fn tell(&self, told: Told, now: Mono) -> Option<Waker> {
+        self.seen.store(now.as_nanos(), Ordering::Release);
         let mut slot = lock(&self.slot);
         if !matches!(slot.told, Some(Told::Handed(_))) {
             slot.told = Some(told);
@@ -291,7 +360,7 @@ pub(crate) struct Place {
 
 impl Place {
     /// At the end of the line. `None` if this locker needs no line for it, or if it would not wait in it.
-    pub(crate) fn take(shared: &Arc<Shared>, key: &Key, options: &Options) -> Option<Self> {
+    pub(crate) fn take(shared: &Arc<Shared>, key: &Key, options: &Options, now: Mono) -> Option<Self> {
         let queue = shared.queue.as_ref()?;
         if queue.exclusive_only && options.mode != Mode::Exclusive {
             return None;
@@ -308,7 +377,8 @@ impl Place {
                     holder: None,
                     quota: 0,
                     waiters: VecDeque::new(),
-                    asking: false,
+                    asker: None,
+                    handed: None,
                     seen: Seen::default(),
                 })
             }
@@ -320,21 +390,43 @@ impl Place {
             owner: options.owner.clone(),
             unrenewed: options.renew == Renew::Off,
             asks: AtomicBool::new(false),
+            seen: AtomicU64::new(now.as_nanos()),
             slot: Mutex::default(),
         });
-        if !line.asking && !line.may_be_handed(line.waiters.len(), &waiter) {
-            line.asking = true;
+        if line.asker.is_none() && !line.may_be_handed(line.waiters.len(), &waiter) {
+            line.asker = Some(waiter.clone());
             waiter.asks.store(true, Ordering::Release);
         }
         line.waiters.push_back(waiter.clone());
         let seen = line.seen.clone();
         drop(lines);
+        if !waiter.asks() {
+            // The one before it may not be polled any more.
+            shared.registry.wake_by(now.after(SILENT));
+        }
         Some(Place { shared: shared.clone(), key: key.clone(), waiter, seen, left: false })
     }
 
     /// Whether it is for this one to ask the store.
     pub(crate) fn may_ask(&self) -> bool {
         self.waiter.asks()
+    }
+
+    /// Shows that its task is polled.
+    pub(crate) fn look(&self, now: Mono) {
+        let was_silent = self.waiter.is_silent(now);
+        self.waiter.seen.store(now.as_nanos(), Ordering::Release);
+        if let Some(queue) = self.shared.queue.as_ref().filter(|_| was_silent) {
+            let mut lines = queue.lines.of(&self.key);
+            let waker = find(&mut lines, &self.key).and_then(|line| line.advance(now));
+            drop(lines);
+            waker.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// The same for one that asks the store.
+    pub(crate) fn looking(&self) -> Looking {
+        Looking(self.waiter.clone())
     }
 
     pub(crate) fn seen(&self) -> &Seen {
@@ -374,6 +466,7 @@ impl Place {
 
     /// Granted by the store: from here on the line is that hold's.
     pub(crate) fn enter(mut self, hold: &Hold) {
+        let now = hold.acquired;
         let Some(queue) = &self.shared.queue else { return };
         let (claim, token, since) = (&hold.claim, hold.token(), hold.acquired);
         let owner = self.waiter.owner.clone();
@@ -383,18 +476,30 @@ impl Place {
         let Some(line) = find(&mut lines, &self.key) else { return };
         line.remove(&self.waiter);
         (line.holder, line.quota) = (Some(tenant), usize::MAX);
-        let waker = line.advance();
+        let waker = line.advance(now);
         drop(lines);
         waker.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// One that asks the store, and shows meanwhile that its task is polled.
+pub(crate) struct Looking(Arc<Waiter>);
+
+impl Looking {
+    /// It is; when to look again.
+    pub(crate) fn look(&self, now: Mono) -> Mono {
+        self.0.seen.store(now.as_nanos(), Ordering::Release);
+        now.after(CLAIM)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let Some(queue) = self.shared.queue.as_ref().filter(|_| !self.left) else { return };
+        let now = self.shared.clock.now();
         let mut lines = queue.lines.of(&self.key);
         let Some(line) = find(&mut lines, &self.key) else { return };
-        let waker = if line.remove(&self.waiter) { line.advance() } else { None };
+        let waker = if line.remove(&self.waiter) { line.advance(now) } else { None };
         queue.forget_if_unused(lines, &self.key);
         waker.into_iter().for_each(Waker::wake);
         // Handed to it meanwhile; told under the lock of the line, so it is there by now.

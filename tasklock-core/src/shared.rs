@@ -189,7 +189,7 @@ impl Shared {
         self.closed.store(true, Ordering::Release);
         self.signal.send_modify(|signal| signal.closed = true);
         if let Some(queue) = &self.queue {
-            queue.close();
+            queue.close(self.clock.now());
         }
         self.grow_up_all();
         let holds = self.registry.drain();
