@@ -16,7 +16,7 @@ use crate::{
     lease::{self, Hold},
     lock::{BoxFuture, StepResult},
     options::Options,
-    queue::{LOOK, Looking, Place, Seen, Told},
+    queue::{Looking, Place, Seen, Told},
     release,
     retry::{Pauses, RetryPolicy},
     runtime::InRuntime,
@@ -39,12 +39,15 @@ pub(crate) async fn acquire(core: &Arc<Core>, key: Key, options: &Options) -> Re
     tokio::task::coop::consume_budget().await;
     match at_once(core, key, options)? {
         AtOnce::Granted(guard) => Ok(guard),
+        AtOnce::InLine(standing) => standing.run(options).await,
         AtOnce::Not(later) => later.await,
     }
 }
 
 enum AtOnce<'a> {
     Granted(Guard),
+    /// Others of this process are before it.
+    InLine(Box<Standing>),
     Not(InRuntime<'a, Guard>),
 }
 
@@ -78,8 +81,7 @@ fn in_turn<'a>(
     let shared = &core.shared;
     let mut place = Place::take(shared, &key, options, now);
     if let Some(place) = place.take_if(|place| !place.may_ask()) {
-        let standing = Standing { core: core.clone(), place, key, started: now };
-        return Ok(AtOnce::Not(InRuntime::new(shared, standing.run(options))));
+        return Ok(AtOnce::InLine(Box::new(Standing { core: core.clone(), place, key, started: now })));
     }
     let request = request(key, intent, options, now);
     let answer = shared.backend.try_acquire_now(&request);
@@ -149,55 +151,79 @@ struct Standing {
     started: Mono,
 }
 
+/// What standing in line comes to.
+enum Stood {
+    Handed(Guard),
+    MayAsk(Box<Standing>),
+}
+
 impl Standing {
-    async fn run(mut self, options: &Options) -> Result<Guard, LockError> {
+    /// Whoever waits for ever is woken by what it is told and by nothing else: no timer of its own.
+    async fn run(self: Box<Self>, options: &Options) -> Result<Guard, LockError> {
+        let shared = self.core.shared.clone();
+        let give_up = end_of_wait(options, self.started);
+        let stood = if give_up == Mono::NEVER {
+            self.stand(options).await?
+        } else {
+            let (key, started) = (self.key.clone(), self.started);
+            let (line, stand) = (self.place.line(), self.stand(options));
+            let bounded = async {
+                tokio::select! {
+                    biased;
+                    stood = stand => return stood,
+                    () = shared.clock.sleep_until(give_up) => {}
+                }
+                let now = shared.clock.now();
+                let waited = now.since(started);
+                shared.observe(|| Observed::TimedOut { key: &key, waited });
+                Err(LockError::Timeout { holder: line.holder(now), key, waited })
+            };
+            InRuntime::new(&shared, bounded).await?
+        };
+        match stood {
+            Stood::Handed(guard) => Ok(guard),
+            Stood::MayAsk(standing) => {
+                let Standing { core, place, key, started } = *standing;
+                let request = request(key, Intent::Wait, options, shared.clock.now());
+                let mut pursuit = Box::new(Pursuit::new(&core, Some(place), request, started, None));
+                pursuit.told_waiting = true;
+                InRuntime::new(&shared, pursuit.run(options)).await
+            }
+        }
+    }
+
+    async fn stand(mut self: Box<Self>, options: &Options) -> Result<Stood, LockError> {
         let shared = self.core.shared.clone();
         let _leaving = shared.waiters.token();
-        let give_up = end_of_wait(options, self.started);
-        let (mut looked, mut warn_after) = (self.started, options.warn_after);
+        let mut warn_after = options.warn_after;
         shared.observe(|| Observed::Waiting { key: &self.key, position: None });
         loop {
             // Who came while the locker was being closed may not have been told.
             shared.check_open()?;
             if self.place.may_ask() {
-                let Standing { core, place, key, started } = self;
-                let request = request(key, Intent::Wait, options, shared.clock.now());
-                let mut pursuit = Box::new(Pursuit::new(&core, Some(place), request, started, None));
-                pursuit.told_waiting = true;
-                return Box::pin(pursuit.run(options)).await;
+                return Ok(Stood::MayAsk(self));
             }
-            let due = give_up.min(self.started.after(warn_after)).min(looked.after(LOOK));
-            let told = tokio::select! {
-                biased;
-                told = self.place.told() => Some(told),
-                () = shared.clock.sleep_until(due) => None,
-            };
+            let told = self.place.told().await;
             let now = shared.clock.now();
             match told {
-                Some(Told::Handed(baton)) => {
+                Told::Handed(baton) => {
                     if let Some(hold) = baton.begin(options, now) {
                         let guard = self.core.guard(hold);
                         shared.acquired(guard.key(), guard.fencing_token(), now.since(self.started));
                         // Lost already, if the locker was shut down meanwhile.
-                        return guard.check().map(|()| guard);
+                        return guard.check().map(|()| Stood::Handed(guard));
                     }
                     // Its time was over before it was taken up.
                     if let Some(place) = Place::take(&shared, &self.key, options, now) {
                         self.place = place;
                     }
                 }
-                Some(Told::Turn) => {}
-                Some(Told::Closed) => return Err(LockError::ShutDown),
-                None if now >= give_up => {
-                    let (key, waited) = (self.key, now.since(self.started));
-                    shared.observe(|| Observed::TimedOut { key: &key, waited });
-                    return Err(LockError::Timeout { holder: self.place.holder(now), key, waited });
-                }
-                None => {
+                Told::Turn => {}
+                Told::Closed => return Err(LockError::ShutDown),
+                Told::Look => {
                     self.place.look(now);
-                    looked = now;
                     if now >= self.started.after(warn_after) {
-                        warn(&shared, &self.key, warn_after, self.place.holder(now));
+                        warn(&shared, &self.key, warn_after, self.place.line().holder(now));
                         warn_after *= 2;
                     }
                 }

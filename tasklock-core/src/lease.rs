@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Claim, Clock, FencingToken, Key, LockError, LossReason, Mono, Renew, Ttl, Validity, handoff::Reserve, options::Options,
-    registry::Place,
+    Claim, Clock, FencingToken, Key, LockError, LossReason, Mono, Renew, Ttl, Validity, handoff::Reserve,
+    options::Options, registry::Place,
 };
 
 /// A handle on a held lock, cheap to clone. It does not hold the lock: the [`Guard`](crate::Guard) or the running

@@ -98,7 +98,9 @@ pub use crate::{
     observer::{Observed, Observer},
     options::{Fairness, OnLost, ReleaseMode, Renew, Ttl, Wait},
     reentrant::{ReentrantGuard, ReentrantKey},
-    request::{Attempt, Busy, Claim, Event, Grant, Intent, Mode, Released, Renewed, Request, Span, Together, Validity, Wake},
+    request::{
+        Attempt, Busy, Claim, Event, Grant, Intent, Mode, Released, Renewed, Request, Span, Together, Validity, Wake,
+    },
     retry::RetryPolicy,
     rw::RwKey,
     scope::{default_locker, install_default, scope},

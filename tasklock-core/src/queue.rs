@@ -1,7 +1,7 @@
 //! The line of this process in front of a store: per key, first come, first served.
 //!
-//! Whoever stands first is handed the hold of the one before (`handoff.rs`), as far as that may be handed on; the first
-//! one that may not be handed it asks the store; the others wait for their turn. So there is one waiter of this process
+//! Whoever stands first is handed the hold of the one before (`handoff.rs`), if that may be handed to it; else it asks the
+//! store. The others wait for their turn. So there is one waiter of this process
 //! at the store at most, and none while its own hold goes from task to task. Where nothing may be handed on, because the
 //! store reserves no tokens or order is to be strict, it is always the one in front that asks.
 
@@ -71,6 +71,8 @@ struct Waiter {
     owner: Owner,
     /// It will not be renewed, so its lease has to begin anew.
     unrenewed: bool,
+    /// How often it is to look: in time to warn about its wait.
+    look_every: Duration,
     /// It may ask the store. Written under the lock of its line.
     asks: AtomicBool,
     /// When its task last looked, or was told something.
@@ -83,7 +85,7 @@ pub(crate) const CLAIM: Duration = Duration::from_secs(1);
 /// One that asks the store and was not polled for so long keeps nobody from asking, too.
 const SILENT: Duration = Duration::from_secs(2);
 /// How often one in line looks, and how long it keeps its place if it does not.
-pub(crate) const LOOK: Duration = Duration::from_secs(10);
+const LOOK: Duration = Duration::from_secs(10);
 const LEASE: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
@@ -98,6 +100,8 @@ pub(crate) enum Told {
     Turn,
     /// The hold of the one before.
     Handed(Baton),
+    /// To show that it is polled.
+    Look,
     /// That nothing is acquired any more.
     Closed,
 }
@@ -210,7 +214,7 @@ impl Queue {
         }
     }
 
-    /// Passes over those who were told something and have not looked since. When to do so next.
+    /// Passes over those who were told something and have not looked since, and has the others look. When to do so next.
     pub(crate) fn pass_over(&self, now: Mono) -> Mono {
         let (mut batons, mut wakers, mut next) = (Vec::new(), Vec::new(), Mono::NEVER);
         if self.count.load(Ordering::Acquire) == 0 {
@@ -231,6 +235,15 @@ impl Queue {
                         next = next.min(due);
                         drop(slot);
                         line.handed = Some(waiter);
+                    }
+                }
+                for waiter in line.waiters.iter().filter(|waiter| !waiter.asks() && !waiter.is_silent(now)) {
+                    let due = waiter.seen().after(waiter.look_every);
+                    if due <= now {
+                        wakers.extend(waiter.nudge());
+                        next = next.min(now.after(waiter.look_every));
+                    } else {
+                        next = next.min(due);
                     }
                 }
                 let Some(asker) = line.asker.as_ref().filter(|_| line.waiters.len() > 1) else { continue };
@@ -273,9 +286,9 @@ impl Line {
         self.holder.is_none() && self.waiters.is_empty()
     }
 
-    /// Whether a waiter in this place can be handed the hold there is.
-    fn may_be_handed(&self, place: usize, waiter: &Waiter) -> bool {
-        place < self.quota && self.holder.as_ref().is_some_and(|holder| holder.suits(waiter))
+    /// Whether this one, in front, can be handed the hold there is.
+    fn may_be_handed(&self, waiter: &Waiter) -> bool {
+        self.quota > 0 && self.holder.as_ref().is_some_and(|holder| holder.suits(waiter))
     }
 
     /// Who is to be handed the hold next. Those that do not look make way.
@@ -283,7 +296,7 @@ impl Line {
         let looking = self.waiters.iter().position(|waiter| waiter.asks() || !waiter.is_silent(now))?;
         self.waiters.rotate_left(looking);
         let front = self.waiters.front().filter(|front| !front.asks());
-        front.filter(|front| self.may_be_handed(0, front)).map(|front| &**front)
+        front.filter(|front| self.may_be_handed(front)).map(|front| &**front)
     }
 
     /// The hold is gone, or will be.
@@ -293,15 +306,14 @@ impl Line {
         self.advance(now)
     }
 
-    /// Has the first who may not be handed the hold ask the store.
+    /// Has the one in front ask the store, if it will not be handed the hold.
     fn advance(&mut self, now: Mono) -> Option<Waker> {
         if self.asker.is_some() {
             return None;
         }
-        let asks_next = |(place, waiter): &(usize, &Arc<Waiter>)| {
-            !waiter.asks() && !waiter.is_silent(now) && !self.may_be_handed(*place, waiter)
-        };
-        let next = self.waiters.iter().enumerate().find(asks_next)?.1.clone();
+        // Those that ask and are not polled are passed over, too.
+        let mut looking = self.waiters.iter().filter(|waiter| !waiter.asks() && !waiter.is_silent(now));
+        let next = looking.next().filter(|next| !self.may_be_handed(next))?.clone();
         next.asks.store(true, Ordering::Release);
         let waker = next.tell(Told::Turn, now);
         self.asker = Some(next);
@@ -343,6 +355,14 @@ impl Waiter {
         let mut slot = lock(&self.slot);
         if !matches!(slot.told, Some(Told::Handed(_))) {
             slot.told = Some(told);
+        }
+        slot.waker.take()
+    }
+
+    fn nudge(&self) -> Option<Waker> {
+        let mut slot = lock(&self.slot);
+        if slot.told.is_none() {
+            slot.told = Some(Told::Look);
         }
         slot.waker.take()
     }
@@ -389,20 +409,19 @@ impl Place {
             ttl: options.ttl,
             owner: options.owner.clone(),
             unrenewed: options.renew == Renew::Off,
+            look_every: options.warn_after.min(LOOK),
             asks: AtomicBool::new(false),
             seen: AtomicU64::new(now.as_nanos()),
             slot: Mutex::default(),
         });
-        if line.asker.is_none() && !line.may_be_handed(line.waiters.len(), &waiter) {
-            line.asker = Some(waiter.clone());
-            waiter.asks.store(true, Ordering::Release);
-        }
         line.waiters.push_back(waiter.clone());
+        let waker = line.advance(now);
         let seen = line.seen.clone();
         drop(lines);
+        waker.into_iter().for_each(Waker::wake);
         if !waiter.asks() {
             // The one before it may not be polled any more.
-            shared.registry.wake_by(now.after(SILENT));
+            shared.registry.wake_by(now.after(waiter.look_every.min(SILENT)));
         }
         Some(Place { shared: shared.clone(), key: key.clone(), waiter, seen, left: false })
     }
@@ -450,13 +469,9 @@ impl Place {
         .await
     }
 
-    /// Who has what it waits for: this process, or whom the one in front has seen last.
-    pub(crate) fn holder(&self, now: Mono) -> Option<Arc<Holder>> {
-        let queue = self.shared.queue.as_ref()?;
-        match find(&mut queue.lines.of(&self.key), &self.key)?.holder.clone() {
-            Some(holder) => Some(Arc::new(Holder::new(holder.owner).held(now.since(holder.since)))),
-            None => last(&self.seen, now),
-        }
+    /// The line, for when this place is given up.
+    pub(crate) fn line(&self) -> LineOf {
+        LineOf { shared: self.shared.clone(), key: self.key.clone(), seen: self.seen.clone() }
     }
 
     /// Whether what is granted to it may be handed on.
@@ -490,6 +505,25 @@ impl Looking {
     pub(crate) fn look(&self, now: Mono) -> Mono {
         self.0.seen.store(now.as_nanos(), Ordering::Release);
         now.after(CLAIM)
+    }
+}
+
+/// The line that somebody stands in, or has stood in.
+pub(crate) struct LineOf {
+    shared: Arc<Shared>,
+    key: Key,
+    seen: Seen,
+}
+
+impl LineOf {
+    /// Who has what is waited for: this process, or whom the one in front has seen last.
+    pub(crate) fn holder(&self, now: Mono) -> Option<Arc<Holder>> {
+        let queue = self.shared.queue.as_ref()?;
+        let tenant = find(&mut queue.lines.of(&self.key), &self.key).and_then(|line| line.holder.clone());
+        match tenant {
+            Some(tenant) => Some(Arc::new(Holder::new(tenant.owner).held(now.since(tenant.since)))),
+            None => last(&self.seen, now),
+        }
     }
 }
 

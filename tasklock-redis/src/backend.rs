@@ -10,7 +10,7 @@ use redis::Value;
 use tasklock_core::{
     Administer, AsyncLock, Attempt, BackendError, BoxFuture, Busy, Capabilities, Claim, Clock, Event, Expiry, Fencing,
     FencingToken, Grant, Holder, Intent, Key, LockError, Locker, Mode, Mono, Nonce, Owner, Powers, Released, Renewed,
-    Request, Scope, State, StepResult, Ttl, Validity, Wake, WakeBy,
+    Request, Scope, Span, State, StepResult, Ttl, Validity, Wake, WakeBy,
 };
 use tokio::{runtime::Handle, sync::Notify, task::JoinHandle};
 
@@ -32,6 +32,7 @@ const CAPABILITIES: Capabilities = Capabilities::new("redis")
     .expiry(Expiry::Server)
     .wake(WakeBy::Push)
     .fair(true)
+    .spans(true)
     .scope(Scope::Cluster);
 
 /// Locks in a Redis or Valkey server: see the [crate](crate) for how.
@@ -171,18 +172,24 @@ impl AsyncLock for RedisLock {
 
     async fn renew(&self, claims: &[Claim]) -> Vec<StepResult<Renewed>> {
         let step = |claim: &Claim| {
-            self.step(What::Renew, &claim.key, self.client.member(claim.nonce), claim.ttl, Arc::default())
+            let more = claim.span.map(|count| Arc::from(count.to_string())).unwrap_or_default();
+            self.step(What::Renew, &claim.key, self.client.member(claim.nonce), claim.ttl, more)
         };
         let sent = self.clock.now();
         let answers = self.calls.submit_all(claims.iter().map(step).collect()).await;
-        let renewed = |(claim, answer): (&Claim, StepResult<Answer>)| match answer? {
-            Answer::Yes { token } => {
-                let until = claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
-                Ok(Renewed::held(Validity::Until(until), Some(FencingToken::new(token))))
-            }
-            _ => {
-                self.inbox.forget(claim.nonce);
-                Ok(Renewed::NotOwner)
+        let renewed = |(claim, answer): (&Claim, StepResult<Answer>)| {
+            let until = Validity::Until(claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl)));
+            let held = |token| Renewed::held(until, Some(FencingToken::new(token)));
+            match answer? {
+                Answer::Yes { token } => Ok(held(token)),
+                Answer::More { token, first, waiters } => {
+                    let span = claim.span.map(|count| Span { first: FencingToken::new(first), count });
+                    Ok(held(token).with_more(span).with_waiters(waiters))
+                }
+                _ => {
+                    self.inbox.forget(claim.nonce);
+                    Ok(Renewed::NotOwner)
+                }
             }
         };
         claims.iter().zip(answers).map(renewed).collect()

@@ -19,7 +19,7 @@ pub(crate) struct Step {
     pub(crate) member: String,
     /// In milliseconds; 0 never ends.
     pub(crate) ttl: u64,
-    /// The owner's names, for others to read.
+    /// The owner's names, for others to read; of a renewal, how many more tokens it wants, if any.
     pub(crate) names: Arc<str>,
 }
 
@@ -63,6 +63,12 @@ pub(crate) enum Answer {
     /// Yes; for a grant or renewal, its token.
     Yes {
         token: u64,
+    },
+    /// Yes, and more tokens, from this one up; so many wait.
+    More {
+        token: u64,
+        first: u64,
+        waiters: u32,
     },
     /// This member was withdrawn before.
     Withdrawn,
@@ -124,6 +130,7 @@ fn parse(what: What, value: Value) -> Option<StepResult<Answer>> {
         (_, Value::Int(0)) => Answer::No,
         (What::Try | What::Wait | What::Poll, Value::Int(-1)) => Answer::Withdrawn,
         (_, Value::Int(token)) => Answer::Yes { token: u64::try_from(token).ok()? },
+        (What::Renew, Value::Array(parts)) => more(&parts)?,
         (What::Try | What::Wait | What::Poll | What::Inspect, Value::Array(parts)) => held(&parts)?,
         _ => return None,
     };
@@ -133,6 +140,12 @@ fn parse(what: What, value: Value) -> Option<StepResult<Answer>> {
 fn held(parts: &[Value]) -> Option<Answer> {
     let [record, Value::Int(left), Value::Int(count), Value::Int(now)] = parts else { return None };
     Some(Answer::Held { record: text(record)?, left: *left, count: *count, now: u64::try_from(*now).ok()? })
+}
+
+fn more(parts: &[Value]) -> Option<Answer> {
+    let [Value::Int(token), Value::Int(first), Value::Int(waiters)] = parts else { return None };
+    let (token, first) = (u64::try_from(*token).ok()?, u64::try_from(*first).ok()?);
+    Some(Answer::More { token, first, waiters: u32::try_from(*waiters).ok()? })
 }
 
 fn text(value: &Value) -> Option<String> {

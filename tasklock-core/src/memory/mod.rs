@@ -46,7 +46,8 @@ use hashbrown::{HashTable, hash_table};
 
 use crate::{
     Administer, AsyncLock, Attempt, BackendError, Busy, Capabilities, Claim, Clock, Expiry, Fencing, FencingToken,
-    Intent, Key, Mode, Mono, Nonce, Owner, Powers, Released, Renewed, Request, Scope, Span, State, Validity, Wake, WakeBy,
+    Intent, Key, Mode, Mono, Nonce, Owner, Powers, Released, Renewed, Request, Scope, Span, State, Validity, Wake,
+    WakeBy,
     lock::{BoxFuture, StepResult},
     nursery::{NurseryId, Young},
     queue::give_back_room,

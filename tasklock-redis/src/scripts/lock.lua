@@ -2,9 +2,9 @@
 --
 -- KEYS, one a step: the owner's. The other keys of a lock differ from it in their ends (see layout.rs), and share its
 -- slot: handing them all over would take longer than most steps do.
--- ARGV, four a step: what, member, ttl in ms (0: it never ends), names of the owner
+-- ARGV, four a step: what, member, ttl in ms (0: it never ends), names of the owner (of a renewal: how many more tokens)
 --
--- An answer: 0, no; 1, yes, or the token; -1, withdrawn; {record, ttl left, rank or number of waiters, ms}, how the lock
+-- An answer: 0, no; 1, yes, or the token; -1, withdrawn; {token, first of more, number of waiters}; {record, ttl left, rank or number of waiters, ms}, how the lock
 -- stands; {message}, it failed. A step alone is answered with its own, many with an array of theirs.
 --
 -- Steps on different locks were begun at the same time, so their order is free: those that find nobody waiting come
@@ -36,6 +36,14 @@ local function take(base, member, px, name)
   return token, token_text
 end
 
+-- So many more tokens for who has the lock, above every one before and above the clock; the first of them.
+local function reserve(base, count)
+  if not us then look_at_clock() end
+  local first = math.max(us, (tonumber(call('GET', base .. 'fence') or 0) or 0) + 1)
+  call('SET', base .. 'fence', string.format('%.0f', first + count - 1), 'PX', FENCE)
+  return first
+end
+
 local function is_of(record, member)
   return record and record:find(member, 1, true) == 1 and record:byte(#member + 1) == 32
 end
@@ -62,7 +70,9 @@ local function fast(i)
     local record, px = call('GET', owner), ARGV[i * 4 - 1]
     if not is_of(record, me) then return 0 end
     if px ~= '0' then call('PEXPIRE', owner, px) else call('PERSIST', owner) end
-    return token_of(record)
+    local more = tonumber(ARGV[i * 4])
+    if not more then return token_of(record) end
+    return { token_of(record), reserve(base, more), call('ZCARD', base .. 'queue') }
   elseif what == 'inspect' then
     if not us then look_at_clock() end
     local ms = math.floor(us / 1000)
