@@ -227,7 +227,7 @@ impl Queue {
                     let untaken = matches!(slot.told, Some(Told::Handed(_)));
                     let due = waiter.seen().after(CLAIM);
                     if untaken && due <= now {
-                        batons.extend(slot.told.take());
+                        batons.extend(slot.told.replace(Told::Look));
                         drop(slot);
                         waiter.seen.store(0, Ordering::Release);
                         line.waiters.push_back(waiter);
@@ -237,7 +237,7 @@ impl Queue {
                         line.handed = Some(waiter);
                     }
                 }
-                for waiter in line.waiters.iter().filter(|waiter| !waiter.asks() && !waiter.is_silent(now)) {
+                for waiter in line.waiters.iter().filter(|waiter| !waiter.asks()) {
                     let due = waiter.seen().after(waiter.look_every);
                     if due <= now {
                         wakers.extend(waiter.nudge());
