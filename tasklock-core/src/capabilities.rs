@@ -76,7 +76,7 @@ pub struct Capabilities {
     /// Whether [`Mode::Permit`](crate::Mode::Permit) is understood.
     pub permits: bool,
     /// Whether a renewal can reserve further tokens ([`Claim::span`](crate::Claim::span)), and tells how many wait:
-    /// so that a process may hand the lock from task to task without asking each time.
+    /// so that a process may hand the lock from task to task without asking each time. Used only if it is `fair`.
     pub spans: bool,
     /// Among whom it excludes.
     pub scope: Scope,

@@ -124,7 +124,8 @@ type Lines<'a> = MutexGuard<'a, HashTable<Line>>;
 impl Queue {
     /// The queue in front of this backend, if it needs one.
     pub(crate) fn before(backend: &Capabilities, fairness: Fairness) -> Option<Self> {
-        let hands_on = backend.spans && fairness == Fairness::Bounded;
+        // A store that keeps no order knows of none who wait, and they would wait for ever.
+        let hands_on = backend.spans && backend.fair && fairness == Fairness::Bounded;
         let exclusive_only = backend.queues_this_process();
         (hands_on || !exclusive_only).then(|| Queue {
             lines: Shards::new(HashTable::new),

@@ -7,6 +7,7 @@
 // A factory's futures need not be `Send`, so the suite's are not.
 #![allow(clippy::future_not_send)]
 
+mod handoff;
 mod modes;
 mod several;
 
@@ -95,6 +96,8 @@ pub async fn run_all<B: AsyncLock, F: AsyncFn() -> B>(make: F) {
         whichever_is_free_is_taken
         dropped_sets_leave_nothing
         an_owner_enters_again
+        renewals_reserve_tokens
+        a_busy_process_lets_others_in
     }
 }
 
