@@ -39,16 +39,14 @@ pub(crate) async fn acquire(core: &Arc<Core>, key: Key, options: &Options) -> Re
     tokio::task::coop::consume_budget().await;
     match at_once(core, key, options)? {
         AtOnce::Granted(guard) => Ok(guard),
-        AtOnce::InLine(standing) => standing.run(options).await,
         AtOnce::Not(later) => later.await,
     }
 }
 
 enum AtOnce<'a> {
     Granted(Guard),
-    /// Others of this process are before it.
-    InLine(Box<Standing>),
-    Not(InRuntime<'a, Guard>),
+    /// Boxed, so that the future of those that do not wait is small.
+    Not(BoxFuture<'a, Result<Guard, LockError>>),
 }
 
 /// What can be done without waiting for anything; on a backend in memory, nearly always all of it.
@@ -81,7 +79,8 @@ fn in_turn<'a>(
     let shared = &core.shared;
     let mut place = Place::take(shared, &key, options, now);
     if let Some(place) = place.take_if(|place| !place.may_ask()) {
-        return Ok(AtOnce::InLine(Box::new(Standing { core: core.clone(), place, key, started: now })));
+        let standing = Standing { core: core.clone(), place, key, started: now };
+        return Ok(AtOnce::Not(Box::pin(standing.run(options))));
     }
     let request = request(key, intent, options, now);
     let answer = shared.backend.try_acquire_now(&request);
@@ -96,7 +95,7 @@ fn in_turn<'a>(
         }
     }
     let pursuit = Box::new(Pursuit::new(core, place, request, now, answer.map(|answer| (now, answer))));
-    Ok(AtOnce::Not(InRuntime::new(shared, pursuit.run(options))))
+    Ok(AtOnce::Not(Box::pin(InRuntime::new(shared, pursuit.run(options)))))
 }
 
 fn request(key: Key, intent: Intent, options: &Options, now: Mono) -> Request {
@@ -154,12 +153,12 @@ struct Standing {
 /// What standing in line comes to.
 enum Stood {
     Handed(Guard),
-    MayAsk(Box<Standing>),
+    MayAsk(Standing),
 }
 
 impl Standing {
     /// Whoever waits for ever is woken by what it is told and by nothing else: no timer of its own.
-    async fn run(self: Box<Self>, options: &Options) -> Result<Guard, LockError> {
+    async fn run(self, options: &Options) -> Result<Guard, LockError> {
         let shared = self.core.shared.clone();
         let give_up = end_of_wait(options, self.started);
         let stood = if give_up == Mono::NEVER {
@@ -183,7 +182,7 @@ impl Standing {
         match stood {
             Stood::Handed(guard) => Ok(guard),
             Stood::MayAsk(standing) => {
-                let Standing { core, place, key, started } = *standing;
+                let Standing { core, place, key, started } = standing;
                 let request = request(key, Intent::Wait, options, shared.clock.now());
                 let mut pursuit = Box::new(Pursuit::new(&core, Some(place), request, started, None));
                 pursuit.told_waiting = true;
@@ -192,7 +191,7 @@ impl Standing {
         }
     }
 
-    async fn stand(mut self: Box<Self>, options: &Options) -> Result<Stood, LockError> {
+    async fn stand(mut self, options: &Options) -> Result<Stood, LockError> {
         let shared = self.core.shared.clone();
         let _leaving = shared.waiters.token();
         let mut warn_after = options.warn_after;

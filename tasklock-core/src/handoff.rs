@@ -88,7 +88,9 @@ pub(crate) enum Ready {
 impl Tenure {
     /// Of a hold that was released just now; `None` if nobody else should rely on it.
     fn of(hold: &Arc<Hold>) -> Option<Self> {
-        let (reserve, (deadline, sound)) = (hold.reserve()?, hold.believed_by_the_next()?);
+        // Whether one that is over by the clock was ours to the last, the store knows.
+        let reserve = hold.reserve().filter(|_| hold.within_its_time())?;
+        let (deadline, sound) = hold.believed_by_the_next()?;
         Some(Tenure {
             claim: hold.claim.clone(),
             token: hold.token(),

@@ -147,6 +147,8 @@ pub(crate) struct Hold {
     /// Who releases sooner has it kept back until then.
     pub(crate) min_until: Option<Mono>,
     failing: AtomicBool,
+    /// A renewal for less than the ttl was sent: whether or not it is answered, it may reach the store late.
+    cut: AtomicBool,
     /// Granted for less than its ttl, until the first renewal.
     confirming: AtomicBool,
     /// Renewals in a row that were not answered.
@@ -203,6 +205,7 @@ impl Hold {
             max_until,
             min_until: options.min_hold.map(|min| now.after(min)),
             failing: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             confirming: AtomicBool::new(false),
             unanswered: AtomicU8::new(0),
             warn_at: AtomicU64::new(now.as_nanos().saturating_add(ttl.saturating_mul(LONG))),
@@ -240,7 +243,7 @@ impl Hold {
     /// if something may reach the store yet that cuts it short.
     pub(crate) fn believed_by_the_next(&self) -> Option<(Mono, bool)> {
         let ttl = nanos(self.claim.ttl);
-        if self.unknown_ttl.load(Ordering::Acquire) < ttl {
+        if self.cut.load(Ordering::Acquire) || self.unknown_ttl.load(Ordering::Acquire) < ttl {
             return None;
         }
         let unchanged = self.ttl.load(Ordering::Acquire) == ttl;
@@ -333,6 +336,9 @@ impl Hold {
     /// the renewal asks for can be believed; whether that is less than before.
     pub(crate) fn renewal_sent(&self, ttl: Ttl, sent: Mono) -> bool {
         self.failing.store(true, Ordering::Release);
+        if nanos(ttl) < nanos(self.claim.ttl) {
+            self.cut.store(true, Ordering::Release);
+        }
         let asked = deadline(ttl, sent, Validity::Session).as_nanos();
         asked < self.deadline.fetch_min(asked, Ordering::AcqRel)
     }
