@@ -1,6 +1,7 @@
 //! The one way in which steps reach the store: alone while few calls are under way, together otherwise.
 
 use std::{
+    collections::VecDeque,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
@@ -15,6 +16,8 @@ use crate::{
 
 /// The most steps in one call: the server does nothing else meanwhile.
 const MOST: usize = 64;
+/// The room that is kept for those who wait, when none does.
+const ROOM_KEPT: usize = 1024;
 /// The most calls under way: the server has one to work on while the answers to the other are taken in, and a caller
 /// that goes on while its last lock is given back does not wait for that.
 const LANES: usize = 2;
@@ -36,7 +39,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Traffic {
     under_way: usize,
-    waiting: Vec<Waiting>,
+    waiting: VecDeque<Waiting>,
 }
 
 type Waiting = (Step, oneshot::Sender<StepResult<Answer>>);
@@ -57,7 +60,7 @@ impl Calls {
             let mut traffic = self.0.traffic();
             if traffic.under_way < LANES {
                 traffic.under_way += 1;
-                Ok((Lane(self.0.clone()), step))
+                Ok((Lane { calls: self.0.clone(), used: true }, step))
             } else {
                 Err(traffic.wait(step))
             }
@@ -75,7 +78,7 @@ impl Calls {
             let waiting: Vec<_> = steps.into_iter().map(|step| traffic.wait(step)).collect();
             let free = traffic.under_way < LANES;
             traffic.under_way += usize::from(free);
-            (waiting, free.then(|| Lane(self.0.clone())))
+            (waiting, free.then(|| Lane { calls: self.0.clone(), used: true }))
         };
         // It finds them waiting.
         drop(lane);
@@ -113,48 +116,54 @@ impl Shared {
 impl Traffic {
     fn wait(&mut self, step: Step) -> oneshot::Receiver<StepResult<Answer>> {
         let (reply, answer) = oneshot::channel();
-        self.waiting.push((step, reply));
+        self.waiting.push_back((step, reply));
         answer
     }
 
     /// Those who go next, if any.
     fn next(&mut self) -> Vec<Waiting> {
-        if self.waiting.len() <= MOST {
-            return mem::take(&mut self.waiting);
+        let next = self.waiting.drain(..self.waiting.len().min(MOST)).collect();
+        if self.waiting.is_empty() && self.waiting.capacity() > ROOM_KEPT {
+            self.waiting = VecDeque::new();
         }
-        let later = self.waiting.split_off(MOST);
-        mem::replace(&mut self.waiting, later)
+        next
     }
 }
 
 /// The right to have a call under way. Whoever waits takes it over when it is dropped, in a task of its own: none of
 /// them hangs if another's caller goes.
-struct Lane(Arc<Shared>);
+struct Lane {
+    calls: Arc<Shared>,
+    /// Whether it was used: if not, the runtime takes no tasks any more.
+    used: bool,
+}
 
 impl Lane {
-    async fn carry(self, mut steps: Vec<Waiting>) {
+    async fn carry(mut self, mut steps: Vec<Waiting>) {
+        self.used = true;
         while !steps.is_empty() {
             let (asked, replies): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
-            for (answer, reply) in self.0.send(&asked).await.into_iter().zip(replies) {
+            for (answer, reply) in self.calls.send(&asked).await.into_iter().zip(replies) {
                 let _ = reply.send(answer);
             }
             // Answers come together; so does what follows them.
             tokio::task::yield_now().await;
-            steps = self.0.traffic().next();
+            steps = self.calls.traffic().next();
         }
     }
 }
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        let next = {
-            let mut traffic = self.0.traffic();
-            let next = traffic.next();
-            traffic.under_way -= usize::from(next.is_empty());
-            next
-        };
+        let mut traffic = self.calls.traffic();
+        let next = if self.used { traffic.next() } else { Vec::new() };
+        traffic.under_way -= usize::from(next.is_empty());
+        let unanswered = if self.used { VecDeque::new() } else { mem::take(&mut traffic.waiting) };
+        drop(traffic);
+        drop(unanswered);
         if !next.is_empty() {
-            self.0.runtime.spawn(Lane(self.0.clone()).carry(next));
+            let lane = Lane { calls: self.calls.clone(), used: false };
+            self.calls.runtime.spawn(lane.carry(next));
         }
     }
 }
