@@ -6,8 +6,8 @@
 
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
-mod hot;
 mod held;
+mod hot;
 mod local;
 mod memory;
 mod ours;
