@@ -7,6 +7,7 @@
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
 mod held;
+mod hot;
 mod local;
 mod memory;
 mod ours;
@@ -173,7 +174,9 @@ fn main() -> Result<(), Failure> {
             entrants.extend(ours::all()?);
         }
         entrants.retain(|entrant| arguments.wants(entrant.name()));
-        parts.push(memory::run(&runtime, &entrants, arguments.plan)?);
+        let mut part = memory::run(&runtime, &entrants, arguments.plan)?;
+        part.tables.push(hot::run(&runtime, arguments.plan, |name| arguments.wants(name))?);
+        parts.push(part);
     }
     if arguments.has("local") {
         parts.push(local::run(&runtime, arguments.plan, |name| arguments.wants(name))?);

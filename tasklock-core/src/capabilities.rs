@@ -75,6 +75,9 @@ pub struct Capabilities {
     pub shared: bool,
     /// Whether [`Mode::Permit`](crate::Mode::Permit) is understood.
     pub permits: bool,
+    /// Whether a renewal can reserve further tokens ([`Claim::span`](crate::Claim::span)), and tells how many wait:
+    /// so that a process may hand the lock from task to task without asking each time. Used only if it is `fair`.
+    pub spans: bool,
     /// Among whom it excludes.
     pub scope: Scope,
 }
@@ -92,6 +95,7 @@ impl Capabilities {
             fair: false,
             shared: false,
             permits: false,
+            spans: false,
             scope: Scope::Process,
         }
     }
@@ -142,6 +146,13 @@ impl Capabilities {
     #[must_use]
     pub const fn permits(mut self, permits: bool) -> Self {
         self.permits = permits;
+        self
+    }
+
+    /// States whether a renewal can reserve further tokens.
+    #[must_use]
+    pub const fn spans(mut self, spans: bool) -> Self {
+        self.spans = spans;
         self
     }
 

@@ -70,6 +70,9 @@ impl Keeper {
         }
         let Due { expired, renew } = self.shared.registry.scan(now);
         self.shared.grow_up_by(now);
+        if let Some(queue) = &self.shared.queue {
+            self.shared.registry.wake_by(queue.pass_over(now));
+        }
         for hold in expired {
             self.shared.lose(&hold, hold.reason_at_deadline());
         }

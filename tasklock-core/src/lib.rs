@@ -41,6 +41,7 @@ mod erased;
 mod error;
 mod guard;
 mod guards;
+mod handoff;
 mod holder;
 mod hosts;
 #[cfg(feature = "axum")]
@@ -99,11 +100,13 @@ pub use crate::{
     memory::MemoryLock,
     nonce::Nonce,
     observer::{Observed, Observer},
-    options::{OnLost, ReleaseMode, Renew, Ttl, Wait},
+    options::{Fairness, OnLost, ReleaseMode, Renew, Ttl, Wait},
     pool::{Pool, PoolGuard, Scan},
     pools::{Health, Page, PoolChange, Pools},
     reentrant::{ReentrantGuard, ReentrantKey},
-    request::{Attempt, Busy, Claim, Event, Grant, Intent, Mode, Released, Renewed, Request, Together, Validity, Wake},
+    request::{
+        Attempt, Busy, Claim, Event, Grant, Intent, Mode, Released, Renewed, Request, Span, Together, Validity, Wake,
+    },
     retry::RetryPolicy,
     rw::RwKey,
     scope::{default_locker, install_default, scope},

@@ -90,6 +90,23 @@ pub enum ReleaseMode {
     Background,
 }
 
+/// Who is next when several processes, and several tasks of each, wait for one lock. It is a setting of the locker.
+///
+/// Within one locker tasks are served in the order they came, either way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Fairness {
+    /// A process that has the lock hands it from task to task without asking the store, each with a token of its own,
+    /// and gives it up once others wait: after 64 hand-overs at most, and after 10 ms with what then runs under it. The
+    /// default, on backends that can ([`Capabilities::spans`](crate::Capabilities::spans)): on a busy key it is many
+    /// times faster, and an acquisition costs the store next to nothing.
+    #[default]
+    Bounded,
+    /// Each task stands in the queue of the store; who came first is first, whatever process it is in, as far as the
+    /// backend is [`fair`](crate::Capabilities::fair).
+    Strict,
+}
+
 /// All settings of one acquisition.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {

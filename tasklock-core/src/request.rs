@@ -97,6 +97,9 @@ pub struct Claim {
     /// An attempt of this nonce has not been answered and may reach the store yet. A release must then see to it
     /// that it finds nothing to take.
     pub unsettled: bool,
+    /// How many further fencing tokens to reserve with a renewal, for waiters of this process that the lock is to be
+    /// handed to. A backend may give fewer, or none.
+    pub span: Option<NonZeroU32>,
 }
 
 impl Claim {
@@ -109,7 +112,8 @@ impl Claim {
     /// The claim of a nonce of which no more is known: enough to release it.
     #[must_use]
     pub fn for_release(key: Key, nonce: Nonce) -> Self {
-        Claim { key, nonce, mode: Mode::Exclusive, ttl: Ttl::Never, token: None, member: None, unsettled: false }
+        let (mode, ttl) = (Mode::Exclusive, Ttl::Never);
+        Claim { key, nonce, mode, ttl, token: None, member: None, unsettled: false, span: None }
     }
 }
 
@@ -222,6 +226,16 @@ pub enum Wake {
     Retry,
 }
 
+/// Fencing tokens reserved for one process: from the first, as many as this.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(clippy::exhaustive_structs)]
+pub struct Span {
+    /// The lowest.
+    pub first: FencingToken,
+    /// How many.
+    pub count: NonZeroU32,
+}
+
 /// The answer to a renewal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -233,8 +247,10 @@ pub enum Renewed {
         validity: Validity,
         /// The token it is held under, if the reply says.
         token: Option<FencingToken>,
-        /// How many wait for it elsewhere, if the reply says.
+        /// How many wait for it at the store, if the reply says.
         waiters: Option<u32>,
+        /// The further tokens that the claim asked for: higher than all there were, lower than all to come.
+        more: Option<Span>,
     },
     /// It is not, and never will be again under this nonce.
     NotOwner,
@@ -244,7 +260,27 @@ impl Renewed {
     /// Still held.
     #[must_use]
     pub const fn held(validity: Validity, token: Option<FencingToken>) -> Self {
-        Renewed::Held { validity, token, waiters: None }
+        Renewed::Held { validity, token, waiters: None, more: None }
+    }
+
+    /// With further tokens, if they were asked for.
+    #[must_use]
+    pub const fn with_more(self, span: Option<Span>) -> Self {
+        match self {
+            Renewed::Held { validity, token, waiters, .. } => Renewed::Held { validity, token, waiters, more: span },
+            Renewed::NotOwner => self,
+        }
+    }
+
+    /// With so many waiting for it at the store.
+    #[must_use]
+    pub const fn with_waiters(self, count: u32) -> Self {
+        match self {
+            Renewed::Held { validity, token, more, .. } => {
+                Renewed::Held { validity, token, waiters: Some(count), more }
+            }
+            Renewed::NotOwner => self,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use tasklock_core::{
     AsyncLock, Attempt, BackendError, Busy, Capabilities, Claim, Clock, Event, Expiry, Fencing, FencingToken, Grant,
-    Holder, Intent, Key, LockError, Locker, Mode, Mono, Owner, Powers, Released, Renewed, Request, Scope, State,
+    Holder, Intent, Key, LockError, Locker, Mode, Mono, Owner, Powers, Released, Renewed, Request, Scope, Span, State,
     StepResult, Ttl, Validity, Wake, WakeBy,
 };
 use tokio::{runtime::Handle, sync::Notify};
@@ -35,6 +35,7 @@ const CAPABILITIES: Capabilities = Capabilities::new("redis")
     .fair(true)
     .shared(true)
     .permits(true)
+    .spans(true)
     .scope(Scope::Cluster);
 
 /// Locks in a Redis or Valkey server, or in a cluster of them: see the [crate](crate) for how.
@@ -137,7 +138,8 @@ impl RedisLock {
 
     pub(crate) async fn renew_locks(&self, claims: &[Claim]) -> Vec<StepResult<Renewed>> {
         let step = |claim: &Claim| {
-            self.step(What::Renew, &claim.key, self.client.member(claim.nonce), claim.ttl, Arc::default())
+            let more = claim.span.map(|count| Arc::from(count.to_string())).unwrap_or_default();
+            self.step(What::Renew, &claim.key, self.client.member(claim.nonce), claim.ttl, more)
         };
         let sent = self.clock.now();
         let answers = self.nodes.submit_all(claims.iter().map(step).collect()).await;
@@ -175,12 +177,19 @@ impl RedisLock {
     }
 
     pub(crate) fn renewed(&self, claim: &Claim, sent: Mono, answer: &Answer) -> Renewed {
-        let Answer::Yes { token } = *answer else {
-            self.inbox.forget(claim.nonce);
-            return Renewed::NotOwner;
-        };
-        let until = claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
-        Renewed::held(Validity::Until(until), Some(FencingToken::new(token)))
+        let until = Validity::Until(claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl)));
+        let held = |token| Renewed::held(until, Some(FencingToken::new(token)));
+        match *answer {
+            Answer::Yes { token } => held(token),
+            Answer::More { token, first, waiters } => {
+                let span = claim.span.map(|count| Span { first: FencingToken::new(first), count });
+                held(token).with_more(span).with_waiters(waiters)
+            }
+            _ => {
+                self.inbox.forget(claim.nonce);
+                Renewed::NotOwner
+            }
+        }
     }
 
     /// Whether just taken or held already: the ttl began when this request arrived.

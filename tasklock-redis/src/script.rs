@@ -38,7 +38,8 @@ pub(crate) struct Step {
     pub(crate) member: String,
     /// In milliseconds; 0 never ends.
     pub(crate) ttl: u64,
-    /// The owner's names, for others to read; for a change or an update, the new value.
+    /// The owner's names, for others to read; for a change or an update, the new value; of a renewal, how many more tokens
+    /// it wants, if any.
     pub(crate) names: Arc<str>,
 }
 
@@ -113,6 +114,12 @@ pub(crate) enum Answer {
     Yes {
         token: u64,
     },
+    /// Yes, and more tokens, from this one up; so many wait.
+    More {
+        token: u64,
+        first: u64,
+        waiters: u32,
+    },
     /// This member was withdrawn before.
     Withdrawn,
     /// The value beside the lock.
@@ -146,7 +153,7 @@ impl Carried for Step {
     /// In a cluster that is a slot; and what needs no key but the owner's goes by itself, since it can be done while the
     /// slot is moving.
     fn company(&self) -> Option<(Slot, bool)> {
-        self.slot.map(|slot| (slot, self.what == What::Renew))
+        self.slot.map(|slot| (slot, self.what == What::Renew && self.names.is_empty()))
     }
 
     fn command(steps: &[Self], whole: bool) -> Cmd {
@@ -214,6 +221,7 @@ fn parse(what: What, value: Value) -> Option<StepResult<Answer>> {
         Value::Int(0) => Answer::No,
         Value::Int(-1) if asks => Answer::Withdrawn,
         Value::Int(token) => Answer::Yes { token: u64::try_from(token).ok()? },
+        Value::Array(parts) if what == What::Renew => more(&parts)?,
         Value::Array(parts) if what == What::Value => Answer::Value(text(parts.first()?)?),
         Value::Array(parts) if asks || what == What::Inspect => held(&parts)?,
         _ => return None,
@@ -236,6 +244,12 @@ fn held(parts: &[Value]) -> Option<Answer> {
 fn found(record: &Value, left: &Value) -> Option<Found> {
     let Value::Int(left) = left else { return None };
     Some(Found { record: text(record)?, left: *left })
+}
+
+fn more(parts: &[Value]) -> Option<Answer> {
+    let [Value::Int(token), Value::Int(first), Value::Int(waiters)] = parts else { return None };
+    let (token, first) = (u64::try_from(*token).ok()?, u64::try_from(*first).ok()?);
+    Some(Answer::More { token, first, waiters: u32::try_from(*waiters).ok()? })
 }
 
 pub(crate) fn text(value: &Value) -> Option<String> {

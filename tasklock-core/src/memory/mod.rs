@@ -18,7 +18,8 @@
 //!    later readers behind it. Each has a token of its own, and expires by itself.
 //! 4. *Pools* are keys of their own, with members; a grant is of one that is free, the one that has been so for longest.
 //!    In all else they are held and waited for as the others. Their entries live while they have members, too.
-//! 5. *Expiry*: whoever finds a holder past its time settles the key in favour of the first waiter. Waiters look again
+//! 5. *Renewal* can reserve further tokens, for hand-overs within one locker that this store does not see.
+//! 6. *Expiry*: whoever finds a holder past its time settles the key in favour of the first waiter. Waiters look again
 //!    at the end of the holder's time, at the latest every second; one that has not looked for a while is passed over.
 //!
 //! # Cost
@@ -51,7 +52,7 @@ use hashbrown::{HashTable, hash_table};
 use crate::{
     Administer, AsyncLock, Attempt, BackendError, Busy, Capabilities, Change, Claim, Clock, Expiry, Fencing,
     FencingToken, Health, Intent, Key, Mode, Mono, Nonce, Owner, Page, PoolChange, Pools, Powers, Released, Renewed,
-    Request, Scope, State, Validity, Values, Wake, WakeBy,
+    Request, Scope, Span, State, Validity, Values, Wake, WakeBy,
     lock::{BoxFuture, StepResult},
     nursery::{NurseryId, Young},
     queue::give_back_room,
@@ -95,6 +96,7 @@ const CAPABILITIES: Capabilities = Capabilities::new("memory")
     .fair(true)
     .shared(true)
     .permits(true)
+    .spans(true)
     .scope(Scope::Process);
 
 impl MemoryLock {
@@ -296,16 +298,24 @@ impl MemoryLock {
     fn extend(&self, claim: &Claim) -> Renewed {
         let now = self.now();
         let mut shard = self.store.shards.of(&claim.key);
-        let found = shard.entries.find_mut(claim.key.hash64(), |e| e.key == claim.key);
-        let Some(entry) = found else { return Renewed::NotOwner };
+        let Shard { entries, token } = &mut *shard;
+        let Some(entry) = entries.find_mut(claim.key.hash64(), |e| e.key == claim.key) else {
+            return Renewed::NotOwner;
+        };
+        let waiters = u32::try_from(entry.waiters.len()).unwrap_or(u32::MAX);
         let Some(held) = entry.held_by(claim.nonce, now) else { return Renewed::NotOwner };
         held.heard = now;
         held.expires = claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl));
-        let (expires, token) = (held.expires, held.token);
+        let (expires, held) = (held.expires, held.token);
         if let Some(members) = &mut entry.members {
             members.expires = members.expires.min(expires);
         }
-        Renewed::held(Validity::Until(expires), Some(token))
+        let more = claim.span.map(|count| {
+            let first = FencingToken::new(*token + 1);
+            *token += u64::from(count.get());
+            Span { first, count }
+        });
+        Renewed::held(Validity::Until(expires), Some(held)).with_more(more).with_waiters(waiters)
     }
 
     fn look<T>(&self, key: &Key, at: impl FnOnce(&Entry) -> T) -> Option<T> {

@@ -362,7 +362,7 @@ impl<B: AsyncLock> Values for Faulty<B> {
             async move {
                 match inner.powers().values {
                     Some(power) => power.value(&key).await,
-                    None => values::gone(),
+                    None => Err(gone()),
                 }
             }
         };
@@ -376,7 +376,7 @@ impl<B: AsyncLock> Values for Faulty<B> {
             async move {
                 match inner.powers().values {
                     Some(power) => power.change(&key, &change).await,
-                    None => values::gone(),
+                    None => Err(gone()),
                 }
             }
         };
@@ -391,7 +391,7 @@ impl<B: AsyncLock> Values for Faulty<B> {
                 faults.reach(Op::Renew, [claim.nonce]);
                 match inner.powers().values {
                     Some(power) => power.update(&claim, &value).await,
-                    None => values::gone(),
+                    None => Err(gone()),
                 }
             }
         };

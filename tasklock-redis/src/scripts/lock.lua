@@ -3,13 +3,14 @@
 -- KEYS, one a step: the owner's. The other keys of a lock differ from it in their ends (see layout.rs), and share its
 -- slot: handing them all over would take longer than most steps do. In a cluster they follow those of all steps, to be
 -- looked for by the server.
--- ARGV, four a step: what, member, ttl in ms (0: it never ends), names of the owner; in a cluster, once, what is in the
--- braces of the inboxes of this slot
+-- ARGV, four a step: what, member, ttl in ms (0: it never ends), names of the owner, or of a renewal, how many more
+-- tokens it wants; in a cluster, once, what is in the braces of the inboxes of this slot
 --
 -- What is asked for in another mode than alone says so after a space: `shared`, or `of3` for one of three permits.
 --
--- An answer: 0, no; 1, yes, or the token; -1, withdrawn; {record, ttl left, rank or number of waiters, ms, ...}, how the
--- lock stands; {message}, it failed. A step alone is answered with its own, many with an array of theirs.
+-- An answer: 0, no; 1, yes, or the token; -1, withdrawn; {token, first of more, number of waiters}; {record, ttl left,
+-- rank or number of waiters, ms, ...}, how the lock stands; {message}, it failed. A step alone is answered with its own,
+-- many with an array of theirs.
 --
 -- Steps on different locks were begun at the same time, so their order is free: those that find nobody waiting come
 -- first. Those on one lock keep theirs. A step that fails does not keep the others from being done.
@@ -52,6 +53,21 @@ local function take(base, member, px, name)
   return token, token_text, record
 end
 
+-- So many more tokens for who has the lock, above every one before and above the clock; the first of them.
+local function reserve(base, count)
+  if not us then look_at_clock() end
+  local first = math.max(us, (tonumber(call('GET', base .. 'fence') or 0) or 0) + 1)
+  call('SET', base .. 'fence', string.format('%.0f', first + count - 1), 'PX', FENCE)
+  return first
+end
+
+-- What a renewal is answered with, if the caller wants so many more tokens.
+local function with_more(base, token, more)
+  more = tonumber(more)
+  if not more then return token end
+  return { token, reserve(base, more), call('ZCARD', base .. 'queue') }
+end
+
 local function is_of(record, member)
   return record and record:find(member, 1, true) == 1 and record:byte(#member + 1) == 32
 end
@@ -81,7 +97,7 @@ local function fast(i)
       local token, lease = record:match('^%S+ (%d+) %d+ (%S+)')
       if lease ~= px then return end -- to be written down
       call('PEXPIRE', owner, px)
-      return tonumber(token)
+      return with_more(base, tonumber(token), ARGV[i * 4])
     end
     if record ~= 'shared' and record ~= 'permits' then return 0 end
   elseif what == 'inspect' then

@@ -121,7 +121,9 @@ local function slow(i)
   if what == 'update' then return update() end
   local answer = fast(i) -- put off behind another step on the same lock
   if answer then return answer end
-  return what == 'renew' and renew() or inspect()
+  if what == 'inspect' then return inspect() end
+  local token = renew()
+  return token == 0 and 0 or with_more(base, token, my_name)
 end
 
 if ARGV[1]:sub(1, 3) == 'all' then

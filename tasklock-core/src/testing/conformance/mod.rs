@@ -8,6 +8,7 @@
 #![allow(clippy::future_not_send)]
 
 mod admin;
+mod handoff;
 mod modes;
 mod pools;
 mod several;
@@ -112,6 +113,8 @@ pub async fn run_all<B: AsyncLock, F: AsyncFn() -> B>(make: F) {
         a_name_gets_the_member_it_had
         members_are_shared_by_many
         dropped_waits_for_members_leave_nothing
+        renewals_reserve_tokens
+        a_busy_process_lets_others_in
     }
 }
 
