@@ -14,7 +14,8 @@
 //! | `{prefix:name}:1:leases` | members by the time until which they count as alive; `x` and a member: withdrawn | the same |
 //! | `{prefix:name}:1:names` | who the members are, for others to read | the same |
 //!
-//! A member is `client.nonce`. A client has one channel, `tasklock:1:inbox:client`, on which it is told.
+//! A member is `client.nonce`. A client has one channel, `tasklock:1:inbox:client`, on which it is told; in a cluster one for
+//! each slot, `tasklock:1:inbox:{tag}client`, whose tag is the smallest number that falls into the slot.
 //!
 //! # Protocol
 //!
@@ -43,6 +44,13 @@
 //! second. The hand-over itself is one call and one push, or two if the next one has waited for so long. A `PING` on each of two
 //! connections every five seconds.
 //!
+//! # Several servers
+//!
+//! In a cluster each step goes to the master of its lock's slot, which is asked in calls of its own and heard on connections of
+//! its own, and follows the slot when it moves. Who has to wait in a slot for the first time tries, subscribes, and enters
+//! the queue: two calls more. A push begins with the id of the node that says it, and counts only on a connection to that.
+//! Behind sentinels the master is looked up for each connection.
+//!
 //! # Failure modes
 //!
 //! - *A server that restarts without its data* forgets who held. Holders are told at their next renewal; until then
@@ -53,6 +61,7 @@
 //!   longer than its ttl.
 //! - *A server that evicts* keys when it is full may evict locks. There is a warning.
 
+mod address;
 mod backend;
 mod calls;
 mod cluster;
