@@ -303,20 +303,15 @@ impl Cluster {
             let before = std::mem::replace(&mut table.map, map.clone());
             let masters = map.masters();
             let is_master = |address: &str| masters.iter().any(|(master, _)| **master == *address);
-            let mut gone = Vec::new();
-            table.nodes.retain(|address, node| {
-                let open = node.get().is_none_or(|node| node.link.is_open());
-                let stays = open || is_master(address);
-                if !stays {
-                    gone.extend(node.get().cloned());
-                }
-                stays
-            });
+            let stays = |address: &str, node: &OnceCell<Arc<Node>>| {
+                is_master(address) || node.get().is_some_and(|node| node.link.is_open())
+            };
+            let (stay, gone) = std::mem::take(&mut table.nodes).into_iter().partition(|(at, node)| stays(at, node));
+            table.nodes = stay;
             (before, gone)
         };
-        for node in gone {
-            node.close();
-        }
+        // Not closed: who is about to ask one of them is told to ask again, and finds another.
+        drop::<HashMap<_, _>>(gone);
         let has_moved = |slot| before.master(slot).is_some() && before.master(slot) != map.master(slot);
         self.inbox.look_again(has_moved);
     }

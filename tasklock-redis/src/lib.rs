@@ -22,7 +22,8 @@
 //! The keys of pools, of which one has no ttl, are listed in `pools.rs`.
 //!
 //! A member is `client.nonce`; `lease` is its length, or `@` and when its holder was last heard of if it never ends. A client
-//! has one channel, `tasklock:1:inbox:client`, on which it is told.
+//! has one channel, `tasklock:1:inbox:client`, on which it is told; in a cluster one for each slot,
+//! `tasklock:1:inbox:{tag}client`, whose tag is the smallest number that falls into the slot.
 //!
 //! # Protocol
 //!
@@ -57,9 +58,16 @@
 //!
 //! One call to acquire, one to release, one for up to 64 renewals; one to take up to 64 locks at once, one to give them
 //! back. An acquisition that waited costs one request more, the confirmation of its claim, if it holds for longer than a
-//! third of a second, and one if it waits for longer than a second. Acquisitions that follow each other in one process cost a renewal for
-//! 64 to 1024 of them, or for 10 ms. The hand-over between processes is one call and one push, or two if the next one
-//! has waited for so long. A `PING` on each of two connections every five seconds.
+//! third of a second, and one if it waits for longer than a second. Acquisitions that follow each other in one process
+//! cost a renewal for 64 to 1024 of them, or for 10 ms. The hand-over between processes is one call and one push, or two
+//! if the next one has waited for so long. A `PING` on each of two connections every five seconds.
+//!
+//! # Several servers
+//!
+//! In a cluster each step goes to the master of its lock's slot, which is asked in calls of its own and heard on connections of
+//! its own, and follows the slot when it moves. Who has to wait in a slot for the first time tries, subscribes, and enters
+//! the queue: two calls more. A push begins with the id of the node that says it, and counts only on a connection to that.
+//! Behind sentinels the master is looked up for each connection.
 //!
 //! # Failure modes
 //!
@@ -71,6 +79,7 @@
 //!   longer than its ttl.
 //! - *A server that evicts* keys when it is full may evict locks. There is a warning.
 
+mod address;
 mod backend;
 mod calls;
 mod cluster;

@@ -33,12 +33,12 @@ impl Sentinel {
             let service = self.service.clone();
             questions.spawn(async move { named_by(&sentinel, &service).await });
         }
-        let (mut named, mut error): (Vec<(u64, String)>, _) = (Vec::new(), None);
+        let (mut named, mut error): (Vec<(u64, String)>, Option<BackendError>) = (Vec::new(), None);
         while let Some(answer) = questions.join_next().await {
-            match answer {
-                Ok(Ok(master)) => named.push(master),
-                Ok(Err(failed)) => error = Some(failed),
-                Err(panic) => error = Some(BackendError::transient(format!("redis: {panic}"))),
+            match answer.unwrap_or_else(|panic| Err(BackendError::transient(format!("redis: {panic}")))) {
+                Ok(master) => named.push(master),
+                // One that may know better another time outweighs those that know nothing.
+                Err(failed) => error = error.filter(BackendError::is_retryable).or(Some(failed)),
             }
             if named.len() > self.sentinels.len() / 2 {
                 break;
@@ -74,7 +74,7 @@ async fn named_by(sentinel: &Server, service: &str) -> StepResult<(u64, String)>
     let at = &sentinel.address;
     // The first knows of a new master before the failover is over, the second of its epoch.
     let questions = [asked("GET-MASTER-ADDR-BY-NAME"), asked("MASTER")];
-    let answers = tokio::time::timeout(PATIENCE, sentinel.ask(&questions)).await;
+    let answers = tokio::time::timeout(PATIENCE.min(sentinel.timeout), sentinel.ask(&questions)).await;
     let answers = answers.unwrap_or_else(|_| Err(BackendError::transient(format!("redis: sentinel {at} is silent"))));
     let answers = answers.map_err(|error| match error.to_string() {
         says if says.contains("No such master") => {

@@ -41,6 +41,20 @@ async fn the_suite() {
     conformance::run_all(async || client(&sentinels).await).await;
 }
 
+/// The user of docs/redis-topologies.md, word by word.
+#[tokio::test]
+async fn the_suite_with_no_more_rights_than_it_needs() {
+    let sentinels = RedisSentinels::start().await;
+    let page = include_str!("../../docs/redis-topologies.md");
+    let rule = page.lines().find(|line| line.starts_with("ACL SETUSER locks ")).unwrap();
+    // The suite has a prefix of its own for each of its locks.
+    let rule = rule.replace("~{tasklock:*}:1:*", "~{*}:1:*");
+    let words: Vec<_> = rule.split(' ').collect();
+    let _: Value = sentinels.servers()[0].ask(&words).await;
+    let url = url(&sentinels).replace("://", "://locks:secret@");
+    conformance::run_all(async || RedisConfig::from_url(&url).unwrap().connect().await.unwrap()).await;
+}
+
 /// The master is killed while somebody holds and another waits: both go on with the one that takes over.
 #[tokio::test]
 async fn the_master_is_killed_during_a_hold_and_a_wait() {
