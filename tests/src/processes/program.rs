@@ -6,6 +6,8 @@
 //! | `take KEY` | `taken TOKEN`, as soon as it has it, or `failed RETRYABLE WHY` |
 //! | `read KEY` | the same as a reader |
 //! | `try KEY` | the same at once, or `busy PID` of the holder |
+//! | `inspect KEY` | `held PID` of the holder, `free`, or `failed RETRYABLE WHY` |
+//! | `break KEY` | `broken`, `free`, or `failed RETRYABLE WHY` |
 //! | `drop KEY` | the outcome of the release |
 //! | `write KEY` | `write TOKEN HELD`: what it would send with a write, and whether it believes that it holds |
 //! | `lost KEY` | `lost WHY`, as soon as it is |
@@ -108,6 +110,14 @@ impl Process {
                 Err(LockError::Held { holder, .. }) => {
                     format!("busy {}", holder.map_or(0, |holder| holder.owner.pid()))
                 }
+                Err(error) => failed(&error),
+            },
+            ["inspect", key] => match self.lock.inspect(*key).await {
+                Ok(state) => state.holder.map_or("free".to_owned(), |holder| format!("held {}", holder.owner.pid())),
+                Err(error) => failed(&error),
+            },
+            ["break", key] => match self.lock.break_lock(*key).await {
+                Ok(broken) => if broken { "broken" } else { "free" }.to_owned(),
                 Err(error) => failed(&error),
             },
             ["drop", key] => format!("{:?}", self.guards.remove(*key).ok_or(NO_GUARD)?.release().await?),
