@@ -130,9 +130,9 @@ local function lengthen()
   if not ends then return end
   local part = call('HGET', records, me)
   if what == 'renew' or ttl == '0' or ends ~= 'inf' and tonumber(ends) < ms + ttl then
-    local head, its_names = part:match('^(%d+ %d+ )%S+(.*)$')
+    local head, lease, its_names = part:match('^(%d+ %d+ )(%S+)(.*)$')
     call('ZADD', holders, end_of(ttl), me)
-    call('HSET', records, me, head .. lease_of(ttl) .. its_names)
+    if lease ~= ttl then call('HSET', records, me, head .. lease_of(ttl) .. its_names) end
     outlast()
   end
   return tonumber(part:match('^%d+'))
