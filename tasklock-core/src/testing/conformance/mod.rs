@@ -350,13 +350,17 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         let mut request = request(&key, Intent::Try);
         let declared = store.capabilities().clone();
         let permit = Mode::Permit { of: NonZeroU32::MIN };
-        let pools = store.powers().pools.is_some();
-        for (mode, known) in [(Mode::Shared, declared.shared), (permit, declared.permits), (Mode::Member, pools)] {
+        for (mode, known) in [(Mode::Shared, declared.shared), (permit, declared.permits)] {
             request.mode = mode;
             let outcome = store.try_acquire(&request).await;
             assert_eq!(outcome.is_ok(), known, "{mode:?} is declared {known}: {outcome:?}");
             let _ = store.release(&Claim::of(&request)).await;
         }
+        // Refused, or a pool without members: in no case the lock.
+        request.mode = Mode::Member;
+        let outcome = store.try_acquire(&request).await;
+        assert!(!matches!(outcome, Ok(Attempt::Granted(_))), "a member of nothing: {outcome:?}");
+        let _ = store.release(&Claim::of(&request)).await;
     }
 
     /// Others see who holds.
