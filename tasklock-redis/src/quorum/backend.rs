@@ -386,8 +386,10 @@ impl AsyncLock for QuorumLock {
     async fn release(&self, claim: &Claim) -> StepResult<Released> {
         let keep = self.longest();
         let tried = self.tries.end(claim.nonce, claim.unsettled, self.clock.now(), keep);
-        let Some(ballot) = tried.max(claim.token.map(FencingToken::get)) else { return Ok(Released::NotOwner) };
-        let step = self.step(What::Leave, VoteKey::of(&claim.key), Some(claim.nonce));
+        let held = claim.token.map(|token| (token.get(), true));
+        let Some((ballot, was_held)) = tried.max(held) else { return Ok(Released::NotOwner) };
+        let what = if was_held { What::Leave } else { What::Drop };
+        let step = self.step(what, VoteKey::of(&claim.key), Some(claim.nonce));
         let step = Step { ballot, waits: Some((self.client.clone(), 0)), ..step };
         let round = self.round(|node| node.give_back(step.clone(), keep));
         let released = self.count(round, self.patience(claim.ttl.duration()), Tally::is_released).await.released()?;

@@ -53,6 +53,8 @@ struct Try {
     ballot: u64,
     /// Whether votes may be kept under the last one, and asking again is asking for the same.
     live: bool,
+    /// Whether it has had a majority.
+    won: bool,
     /// Whether a request is under way in this process.
     asking: bool,
     /// Whether some request came to an unknown end: core will release.
@@ -64,7 +66,7 @@ struct Try {
 
 impl Try {
     fn of(names: Arc<str>) -> Self {
-        Try { first: 0, ballot: 0, live: false, asking: false, unknown: false, ended: false, names }
+        Try { first: 0, ballot: 0, live: false, won: false, asking: false, unknown: false, ended: false, names }
     }
 }
 
@@ -90,8 +92,8 @@ impl Tries {
         known.tries.get(&nonce).filter(|try_| try_.ballot > 0).map(|try_| (try_.ballot, try_.names.clone()))
     }
 
-    /// From here on this nonce is granted nothing; the last ballot it has asked under.
-    pub(super) fn end(&self, nonce: Nonce, unsettled: bool, now: Mono, keep: Duration) -> Option<u64> {
+    /// From here on this nonce is granted nothing; the last ballot it has asked under, and whether it has had a majority.
+    pub(super) fn end(&self, nonce: Nonce, unsettled: bool, now: Mono, keep: Duration) -> Option<(u64, bool)> {
         let mut known = self.known();
         while let Some((at, old)) = known.ended.front().copied() {
             if at.after(keep.max(REMEMBERED)) > now {
@@ -105,11 +107,11 @@ impl Tries {
             return None;
         }
         let try_ = known.tries.entry(nonce).or_insert_with(|| Try::of(Arc::default()));
-        let (ballot, before) = (try_.ballot, std::mem::replace(&mut try_.ended, true));
-        if !before {
+        let last = (try_.ballot, try_.won);
+        if !std::mem::replace(&mut try_.ended, true) {
             known.ended.push_back((now, nonce));
         }
-        Some(ballot).filter(|ballot| *ballot > 0)
+        Some(last).filter(|(ballot, _)| *ballot > 0)
     }
 
     /// Its release was answered, and nothing of it is under way.
@@ -164,7 +166,11 @@ impl Asking<'_> {
 
     /// It has a majority; false if it was released meanwhile.
     pub(super) fn won(&self) -> bool {
-        self.with(|try_| !try_.ended).unwrap_or(false)
+        let won = |try_: &mut Try| {
+            try_.won = true;
+            !try_.ended
+        };
+        self.with(won).unwrap_or(false)
     }
 
     /// It was given up, and core will release it.
@@ -247,7 +253,7 @@ mod tests {
         assert_eq!((second.given_up, second.first), (Some(first.number), first.number));
         assert!(asking.won());
         drop(asking);
-        assert_eq!(tries.end(nonce, false, NOW, KEEP), Some(second.number), "the highest ends them all");
+        assert_eq!(tries.end(nonce, false, NOW, KEEP), Some((second.number, true)), "the highest ends them all");
         tries.forget(nonce);
         assert_eq!(tries.len(), 0);
     }
@@ -268,7 +274,7 @@ mod tests {
         let (tries, ballots, nonce) = (Tries::default(), Ballots::default(), Nonce::fresh());
         let asking = begin(&tries, nonce);
         let ballot = asking.ballot(&ballots).unwrap();
-        assert_eq!(tries.end(nonce, true, NOW, KEEP), Some(ballot.number));
+        assert_eq!(tries.end(nonce, true, NOW, KEEP), Some((ballot.number, false)));
         assert!(!asking.won(), "granted to one that has left");
         asking.give_up();
         assert!(asking.ballot(&ballots).is_err(), "another ballot for one that has left");
