@@ -297,12 +297,12 @@ impl AsyncLock for QuorumLock {
         }
         let ttl = self.ttl(request.ttl)?;
         let patience = self.patience(request.ttl.duration());
-        let (what, waits) = match request.intent {
-            Intent::Try => (What::Try, false),
-            Intent::Poll { .. } => (What::Poll, true),
-            _ => (What::Wait, true),
+        let (what, waits, attempt) = match request.intent {
+            Intent::Try => (What::Try, false, 0),
+            Intent::Poll { attempt } => (What::Poll, true, attempt.saturating_add(1)),
+            _ => (What::Wait, true, 0),
         };
-        let asking = self.tries.begin(request.nonce, || names_of(&request.owner))?;
+        let asking = self.tries.begin(request.nonce, attempt, self.clock.now(), || names_of(&request.owner))?;
         let mut step = self.step(what, VoteKey::of(&request.key), Some(request.nonce));
         (step.ttl, step.names) = (ttl, asking.names.clone());
         for raised in 0.. {
@@ -332,11 +332,11 @@ impl AsyncLock for QuorumLock {
                     Err(error)
                 }
                 Verdict::Busy(busy) => {
-                    asking.refused();
+                    asking.refused(self.clock.now());
                     Ok(Attempt::Busy(busy))
                 }
                 _ => {
-                    asking.refused();
+                    asking.refused(self.clock.now());
                     Ok(Attempt::Busy(tally.contended(ballot.number)))
                 }
             };
