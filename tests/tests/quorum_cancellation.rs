@@ -1,5 +1,7 @@
 //! An acquisition dropped at any await leaves nothing in a quorum, whatever goes wrong meanwhile.
 
+use std::time::Duration;
+
 use tasklock::{
     Locker,
     testing::{Call, Fault, Faulty, Op},
@@ -11,10 +13,12 @@ use tasklock_tests::{
 };
 
 async fn drop_everywhere_in_a_quorum(on: Op) {
-    let quorum = RedisQuorum::start("").await;
+    let quorum = RedisQuorum::start("max_ttl=24h").await;
     let make = async || {
         let (here, faults) = Faulty::new(quorum.client().await);
-        let (lock, other) = (Locker::new(here).unwrap(), Locker::new(quorum.client().await).unwrap());
+        // Longer than anybody looks: nothing ends by itself.
+        let lock = Locker::builder(here).ttl(Duration::from_secs(3600)).build().unwrap();
+        let other = Locker::builder(quorum.client().await).ttl(Duration::from_secs(3600)).build().unwrap();
         Scene::new((lock, faults), other)
     };
     let is_empty = async |scene: &Scene, fault| {
@@ -25,7 +29,6 @@ async fn drop_everywhere_in_a_quorum(on: Op) {
                 .await;
         }
         let votes = async || quorum.votes(&[0, 1, 2, 3, 4], &format!("tasklock:{key}")).await;
-        // Long before any of them would have ended by itself.
         eventually("no vote is left", async || votes().await.iter().all(String::is_empty)).await;
         other.inspect(key).await.unwrap().is_free()
     };

@@ -32,6 +32,17 @@ async fn every_kind_of_address_works() {
     }
 }
 
+/// Each with an authority of its own.
+#[tokio::test]
+async fn by_tls() {
+    let quorum = RedisQuorum::with("", &RedisSettings { tls: true, ..RedisSettings::default() }).await;
+    let nodes = quorum.nodes.iter().map(|node| RedisConfig::from_url(&node.tls_url()).unwrap());
+    let lock = Locker::new(QuorumConfig::new(nodes).unwrap().connect().await.unwrap()).unwrap();
+    lock.acquire("job").await.unwrap().release().await.unwrap();
+    let untrusted = connect(quorum.url().replace("redis-quorum", "rediss-quorum")).await.unwrap_err();
+    assert!(matches!(untrusted, LockError::Backend(_)), "plain ports, asked by TLS: {untrusted:?}");
+}
+
 #[tokio::test]
 async fn addresses_that_make_no_sense() {
     for (url, says) in [

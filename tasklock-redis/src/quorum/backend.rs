@@ -301,12 +301,12 @@ impl AsyncLock for QuorumLock {
         }
         let ttl = self.ttl(request.ttl)?;
         let patience = self.patience(request.ttl.duration());
-        let (what, waits) = match request.intent {
-            Intent::Try => (What::Try, false),
-            Intent::Poll { .. } => (What::Poll, true),
-            _ => (What::Wait, true),
+        let (what, waits, attempt) = match request.intent {
+            Intent::Try => (What::Try, false, 0),
+            Intent::Poll { attempt } => (What::Poll, true, attempt.saturating_add(1)),
+            _ => (What::Wait, true, 0),
         };
-        let asking = self.tries.begin(request.nonce, || names_of(&request.owner))?;
+        let asking = self.tries.begin(request.nonce, attempt, self.clock.now(), || names_of(&request.owner))?;
         let mut step = self.step(what, VoteKey::of(&request.key), Some(request.nonce));
         (step.ttl, step.names) = (ttl, asking.names.clone());
         for raised in 0.. {
@@ -336,11 +336,11 @@ impl AsyncLock for QuorumLock {
                     Err(error)
                 }
                 Verdict::Busy(busy) => {
-                    asking.refused();
+                    asking.refused(self.clock.now());
                     Ok(Attempt::Busy(busy))
                 }
                 _ => {
-                    asking.refused();
+                    asking.refused(self.clock.now());
                     Ok(Attempt::Busy(tally.contended(ballot.number)))
                 }
             };
@@ -390,8 +390,10 @@ impl AsyncLock for QuorumLock {
     async fn release(&self, claim: &Claim) -> StepResult<Released> {
         let keep = self.longest();
         let tried = self.tries.end(claim.nonce, claim.unsettled, self.clock.now(), keep);
-        let Some(ballot) = tried.max(claim.token.map(FencingToken::get)) else { return Ok(Released::NotOwner) };
-        let step = self.step(What::Leave, VoteKey::of(&claim.key), Some(claim.nonce));
+        let held = claim.token.map(|token| (token.get(), true));
+        let Some((ballot, was_held)) = tried.max(held) else { return Ok(Released::NotOwner) };
+        let what = if was_held { What::Leave } else { What::Drop };
+        let step = self.step(what, VoteKey::of(&claim.key), Some(claim.nonce));
         let step = Step { ballot, waits: Some((self.client.clone(), 0)), ..step };
         let round = self.round(|node| node.give_back(step.clone(), keep));
         let released = self.count(round, self.patience(claim.ttl.duration()), Tally::is_released).await.released()?;

@@ -13,6 +13,8 @@ use tasklock_core::{BackendError, Mono, Nonce, StepResult, wall_micros};
 
 /// The script counts in floating point numbers, which are exact up to here: microseconds until the year 2255.
 const HIGHEST: u64 = 1 << 53;
+/// A refusal is remembered for so long.
+const JUST_REFUSED: Duration = Duration::from_secs(1);
 /// A withdrawal is remembered for at least so long.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
@@ -43,6 +45,8 @@ struct Known {
     tries: HashMap<Nonce, Try>,
     /// Those that were released and are remembered, by when they were.
     ended: VecDeque<(Mono, Nonce)>,
+    /// Requests that were refused a moment ago.
+    refused: VecDeque<(Mono, Nonce, u32)>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +57,8 @@ struct Try {
     ballot: u64,
     /// Whether votes may be kept under the last one, and asking again is asking for the same.
     live: bool,
+    /// Whether it has had a majority.
+    won: bool,
     /// Whether a request is under way in this process.
     asking: bool,
     /// Whether some request came to an unknown end: core will release.
@@ -64,15 +70,27 @@ struct Try {
 
 impl Try {
     fn of(names: Arc<str>) -> Self {
-        Try { first: 0, ballot: 0, live: false, asking: false, unknown: false, ended: false, names }
+        Try { first: 0, ballot: 0, live: false, won: false, asking: false, unknown: false, ended: false, names }
     }
 }
 
 impl Tries {
     /// A request of this nonce begins. One at a time: a second one under the same ballot would count votes that the first
-    /// gives back.
-    pub(super) fn begin(&self, nonce: Nonce, names: impl FnOnce() -> Arc<str>) -> StepResult<Asking<'_>> {
+    /// gives back. Nor a copy of one that was just refused: its caller may have gone away with that answer.
+    pub(super) fn begin(
+        &self,
+        nonce: Nonce,
+        attempt: u32,
+        now: Mono,
+        names: impl FnOnce() -> Arc<str>,
+    ) -> StepResult<Asking<'_>> {
         let mut known = self.known();
+        while known.refused.front().is_some_and(|(at, ..)| at.after(JUST_REFUSED) <= now) {
+            known.refused.pop_front();
+        }
+        if known.refused.iter().any(|(_, refused, which)| (*refused, *which) == (nonce, attempt)) {
+            return Err(BackendError::transient("redis quorum: this request was answered before"));
+        }
         let try_ = known.tries.entry(nonce).or_insert_with(|| Try::of(names()));
         if try_.ended {
             return Err(withdrawn());
@@ -81,7 +99,7 @@ impl Tries {
             return Err(BackendError::transient("redis quorum: this acquisition is being asked for already"));
         }
         try_.asking = true;
-        Ok(Asking { tries: self, nonce, names: try_.names.clone() })
+        Ok(Asking { tries: self, nonce, attempt, names: try_.names.clone() })
     }
 
     /// The last ballot and the names of this nonce, if it has asked.
@@ -90,8 +108,8 @@ impl Tries {
         known.tries.get(&nonce).filter(|try_| try_.ballot > 0).map(|try_| (try_.ballot, try_.names.clone()))
     }
 
-    /// From here on this nonce is granted nothing; the last ballot it has asked under.
-    pub(super) fn end(&self, nonce: Nonce, unsettled: bool, now: Mono, keep: Duration) -> Option<u64> {
+    /// From here on this nonce is granted nothing; the last ballot it has asked under, and whether it has had a majority.
+    pub(super) fn end(&self, nonce: Nonce, unsettled: bool, now: Mono, keep: Duration) -> Option<(u64, bool)> {
         let mut known = self.known();
         while let Some((at, old)) = known.ended.front().copied() {
             if at.after(keep.max(REMEMBERED)) > now {
@@ -105,11 +123,11 @@ impl Tries {
             return None;
         }
         let try_ = known.tries.entry(nonce).or_insert_with(|| Try::of(Arc::default()));
-        let (ballot, before) = (try_.ballot, std::mem::replace(&mut try_.ended, true));
-        if !before {
+        let last = (try_.ballot, try_.won);
+        if !std::mem::replace(&mut try_.ended, true) {
             known.ended.push_back((now, nonce));
         }
-        Some(ballot).filter(|ballot| *ballot > 0)
+        Some(last).filter(|(ballot, _)| *ballot > 0)
     }
 
     /// Its release was answered, and nothing of it is under way.
@@ -137,6 +155,7 @@ impl Tries {
 pub(super) struct Asking<'a> {
     tries: &'a Tries,
     nonce: Nonce,
+    attempt: u32,
     pub(super) names: Arc<str>,
 }
 
@@ -164,7 +183,11 @@ impl Asking<'_> {
 
     /// It has a majority; false if it was released meanwhile.
     pub(super) fn won(&self) -> bool {
-        self.with(|try_| !try_.ended).unwrap_or(false)
+        let won = |try_: &mut Try| {
+            try_.won = true;
+            !try_.ended
+        };
+        self.with(won).unwrap_or(false)
     }
 
     /// It was given up, and core will release it.
@@ -173,8 +196,9 @@ impl Asking<'_> {
     }
 
     /// It was given up, and nobody will release it.
-    pub(super) fn refused(self) {
+    pub(super) fn refused(self, now: Mono) {
         let mut known = self.tries.known();
+        known.refused.push_back((now, self.nonce, self.attempt));
         if known.tries.get(&self.nonce).is_some_and(|try_| !try_.unknown && !try_.ended) {
             known.tries.remove(&self.nonce);
         }
@@ -213,7 +237,7 @@ mod tests {
     const KEEP: Duration = Duration::from_secs(90);
 
     fn begin(tries: &Tries, nonce: Nonce) -> Asking<'_> {
-        tries.begin(nonce, Arc::default).unwrap()
+        tries.begin(nonce, 0, NOW, Arc::default).unwrap()
     }
 
     #[test]
@@ -247,7 +271,7 @@ mod tests {
         assert_eq!((second.given_up, second.first), (Some(first.number), first.number));
         assert!(asking.won());
         drop(asking);
-        assert_eq!(tries.end(nonce, false, NOW, KEEP), Some(second.number), "the highest ends them all");
+        assert_eq!(tries.end(nonce, false, NOW, KEEP), Some((second.number, true)), "the highest ends them all");
         tries.forget(nonce);
         assert_eq!(tries.len(), 0);
     }
@@ -257,10 +281,20 @@ mod tests {
     fn one_request_at_a_time() {
         let (tries, nonce) = (Tries::default(), Nonce::fresh());
         let asking = begin(&tries, nonce);
-        assert!(tries.begin(nonce, Arc::default).unwrap_err().is_retryable());
+        assert!(tries.begin(nonce, 0, NOW, Arc::default).unwrap_err().is_retryable());
         drop(asking);
-        begin(&tries, nonce).refused();
+        begin(&tries, nonce).refused(NOW);
         assert_eq!(tries.len(), 0, "a refusal leaves nothing");
+    }
+
+    /// The caller was told that it is held, and may not be there any more.
+    #[test]
+    fn a_copy_of_a_request_that_was_refused_takes_nothing() {
+        let (tries, nonce) = (Tries::default(), Nonce::fresh());
+        begin(&tries, nonce).refused(NOW);
+        assert!(tries.begin(nonce, 0, NOW, Arc::default).unwrap_err().is_retryable());
+        assert!(tries.begin(nonce, 1, NOW, Arc::default).is_ok(), "the next request of the same nonce");
+        assert!(tries.begin(nonce, 0, NOW.after(JUST_REFUSED), Arc::default).is_ok());
     }
 
     #[test]
@@ -268,7 +302,7 @@ mod tests {
         let (tries, ballots, nonce) = (Tries::default(), Ballots::default(), Nonce::fresh());
         let asking = begin(&tries, nonce);
         let ballot = asking.ballot(&ballots).unwrap();
-        assert_eq!(tries.end(nonce, true, NOW, KEEP), Some(ballot.number));
+        assert_eq!(tries.end(nonce, true, NOW, KEEP), Some((ballot.number, false)));
         assert!(!asking.won(), "granted to one that has left");
         asking.give_up();
         assert!(asking.ballot(&ballots).is_err(), "another ballot for one that has left");
@@ -276,7 +310,7 @@ mod tests {
         // Before it was ever asked for.
         let late = Nonce::fresh();
         assert_eq!(tries.end(late, true, NOW, KEEP), None);
-        assert!(!tries.begin(late, Arc::default).unwrap_err().is_retryable());
+        assert!(!tries.begin(late, 0, NOW, Arc::default).unwrap_err().is_retryable());
         assert_eq!(tries.end(Nonce::fresh(), false, NOW, KEEP), None);
         assert_eq!(tries.len(), 2);
         tries.end(Nonce::fresh(), false, NOW.after(KEEP), KEEP);

@@ -7,7 +7,7 @@
 //! | key | what | ttl |
 //! |---|---|---|
 //! | `{prefix:name}:1:vote` | `nonce ballot since names`: whom the node has voted for | the lease's |
-//! | `{prefix:name}:1:ballots` | the highest ballot voted for, and the highest that has ended | 30 days |
+//! | `{prefix:name}:1:ballots` | the highest ballot voted for, and the highest that was held and has ended | 30 days |
 //! | `{prefix:name}:1:waiters` | who waits, by the ballot since which: only to be told | 60 s from the last request |
 //! | `tasklock:1:boot` | `run longest since floor`: in which life of the server the mark was set, the longest ttl that anybody asks for, since when the node has not voted (0: it has forgotten nothing), and what its counters begin at | none |
 //!

@@ -54,7 +54,7 @@ local function step(i)
   what, nonce, ballot, ttl, names, client, waits_since = unpack(ARGV, i * 7 - 4, i * 7 + 2)
 end
 
--- The highest ballot voted for, and the highest of those that have ended.
+-- The highest ballot voted for, and the highest of those that were held and have ended.
 local function counters()
   local voted, ended = (call('GET', base .. 'ballots') or '0 0'):match('^(%d+) (%d+)$')
   if tonumber(voted) < tonumber(floor) then voted = floor end
@@ -108,10 +108,11 @@ local function tell()
   end
 end
 
--- Ends this ballot of this nonce, those before it and those of them that are still to arrive.
-local function close(record)
+-- Ends this ballot of this nonce, those before it and those of them that are still to arrive. If it was held, whoever held
+-- before it is not mended any more.
+local function close(record, was_held)
   local voted, ended = counters()
-  count(higher(voted, ballot), higher(ended, ballot))
+  count(higher(voted, ballot), was_held and higher(ended, ballot) or ended)
   local of, at = (record or ''):match('^(%x+) (%d+) ')
   if of ~= nonce or tonumber(at) > tonumber(ballot) then return 0 end
   call('DEL', key)
@@ -140,10 +141,10 @@ function steps.mend(record)
 end
 
 -- Gives back what did not become a majority.
-function steps.drop(record) return close(record) end
+function steps.drop(record) return close(record, false) end
 
 function steps.leave(record)
-  local closed = close(record)
+  local closed = close(record, true)
   if client ~= '' then call('ZREM', base .. 'waiters', client .. '.' .. nonce) end
   if not record or closed == 1 then tell() end
   return closed
