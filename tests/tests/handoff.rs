@@ -429,7 +429,8 @@ async fn an_extension_is_the_holders_own() {
 /// An extension to less may reach the store when somebody else relies on more.
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_may_be_cut_is_not_handed_on() {
-    for fault in [Fault::LoseReply, Fault::Straggle(Duration::from_secs(2)), Fault::DelayReply(Duration::from_secs(2))] {
+    for fault in [Fault::LoseReply, Fault::Straggle(Duration::from_secs(2)), Fault::DelayReply(Duration::from_secs(2))]
+    {
         let (lock, faults, store) = faulty();
         let held = lined(&lock).await;
         let next = in_line(&lock, lock.key("job")).await;
