@@ -277,9 +277,12 @@ impl Shared {
         match &self.queue {
             Some(queue) => {
                 let now = self.clock.now();
-                // In case it is not taken up.
-                self.registry.wake_by(now.after(CLAIM));
-                queue.hand_on(baton, now, self.closed.load(Ordering::Acquire))
+                let next = queue.hand_on(baton, now, self.closed.load(Ordering::Acquire));
+                if let Next::Handed(_) = next {
+                    // In case it is not taken up.
+                    self.registry.wake_by(now.after(CLAIM));
+                }
+                next
             }
             None => Next::Nobody(baton),
         }
