@@ -308,7 +308,7 @@ mod tests {
     async fn who_does_not_wait_any_more_says_so() {
         let case = case();
         let asked = format!("still {} {}", case.member, case.owner.as_str());
-        case.inbox.expect(case.nonce);
+        case.inbox.expect(case.nonce, None);
         assert_eq!(case.inbox.deliver(&asked), None);
         assert!(case.told().await.is_none(), "it is told nothing");
         case.inbox.forget(case.nonce);

@@ -71,12 +71,12 @@ async fn withdrawals_that_go_wrong() {
 #[tokio::test]
 async fn sets() {
     let server = RedisServer::start();
-    let other = Locker::new(backend(&server).await).unwrap();
+    let other = Locker::new(backend(&server.url()).await).unwrap();
     let names = ["a", "b", "c"];
     for fault in FAULTS {
         for held in [None, Some("b")] {
             for polls in 0.. {
-                let (backend_here, faults) = Faulty::new(backend(&server).await);
+                let (backend_here, faults) = Faulty::new(backend(&server.url()).await);
                 let lock = Locker::new(backend_here).unwrap();
                 let mut blocker = None;
                 if let Some(name) = held {
