@@ -17,7 +17,13 @@ use tasklock::{
     redis::{self, AsyncConnectionConfig, Value, aio::MultiplexedConnection},
     testing::{Faulty, Op, poll_times, until_quiet},
 };
-use tasklock_tests::{eventually, pools::drop_everywhere, processes::Worker, servers::{PATIENCE, RedisServer}, worker};
+use tasklock_tests::{
+    eventually,
+    pools::drop_everywhere,
+    processes::Worker,
+    servers::{PATIENCE, RedisServer},
+    worker,
+};
 
 const SCRIPT: &str = include_str!("../../tasklock-redis/src/scripts/pool.lua");
 const MANY: usize = 20_000;
