@@ -9,28 +9,49 @@ use std::{
     time::Duration,
 };
 
+use tasklock::redis;
 use tasklock_tests::{
     eventually,
-    processes::scenarios::{self, Scene},
-    servers::RedisQuorum,
+    processes::{
+        Store, Worker,
+        scenarios::{self, Scene},
+    },
+    servers::{RedisQuorum, RedisServer},
     worker,
 };
 use tokio::runtime::Builder;
 
-/// Every node in turn is killed and comes back without its data, and then two at a time; all the while one at a time holds
-/// the lock, as far as a store that checks tokens can tell.
+const SCRIPT: &str = include_str!("../../tasklock-redis/src/scripts/quorum.lua");
+
+/// Every node in turn is killed and comes back without its data, and then two at a time, while processes add to a store that
+/// checks tokens; one of them is stopped past its ttl, and one is killed. No update is lost, and no token is given twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fenced_store_loses_no_update_while_nodes_forget() {
-    let quorum = Arc::new(RedisQuorum::start("max_ttl=1s").await);
+    let quorum = Arc::new(RedisQuorum::start("max_ttl=1s&ttl=500ms").await);
     let (url, done) = (quorum.url(), Arc::new(AtomicBool::new(false)));
     let forgetting = thread::spawn({
         let done = done.clone();
         move || Builder::new_current_thread().enable_all().build().unwrap().block_on(forget(&quorum, &done))
     });
-    scenarios::a_fenced_store_loses_no_update(Scene { program: worker!(), url: &url }).await;
+    let store = Store::open();
+    let start = || Worker::adding(worker!(), &url, &store, "account:7", 4);
+    let (stays, stopped, killed) = (start().await, start().await, start().await);
+    store.until_written(500);
+    stopped.stop();
+    store.until_written(store.totals().fenced_writes + 500);
+    stopped.resume();
+    killed.kill().await;
+    store.until_written(store.totals().fenced_writes + 500);
+    stopped.finish().await;
+    stays.finish().await;
     done.store(true, Ordering::SeqCst);
     let forgotten = forgetting.join().expect("the nodes come back");
     assert!(forgotten > 0, "it was over before any node had voted again");
+    let totals = store.totals();
+    assert_eq!(totals.fenced, totals.fenced_writes, "an update was lost: {totals:?}");
+    let mut tokens = store.tokens();
+    tokens.sort_unstable();
+    assert!(tokens.is_sorted_by(|a, b| a < b), "one token for two holders");
 }
 
 /// Has the nodes lose their data, until it is done; how often one did and voted again.
@@ -45,7 +66,7 @@ async fn forget(quorum: &RedisQuorum, done: &AtomicBool) -> usize {
             quorum.nodes[*node].restart_empty();
         }
         for node in nodes {
-            let votes = async || quorum.nodes[*node].keys().await.keys().any(|key| key.ends_with(":1:ballots"));
+            let votes = async || until_it_votes(&quorum.nodes[*node]).await == 0;
             eventually("the node votes again", async || done.load(Ordering::SeqCst) || votes().await).await;
             forgotten += usize::from(!done.load(Ordering::SeqCst));
         }
@@ -54,6 +75,15 @@ async fn forget(quorum: &RedisQuorum, done: &AtomicBool) -> usize {
         }
     }
     forgotten
+}
+
+/// How long a node will still vote for nobody, in milliseconds.
+async fn until_it_votes(node: &RedisServer) -> u64 {
+    let mut call = redis::cmd("EVAL");
+    call.arg(SCRIPT).arg(1).arg("tasklock:1:boot").arg(1_000).arg(0);
+    call.arg("hello").arg("").arg(0).arg(0).arg("").arg("").arg(0);
+    let (_, left, _): (String, u64, u64) = call.query_async(&mut node.connection().await).await.unwrap();
+    left
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

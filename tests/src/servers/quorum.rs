@@ -1,5 +1,7 @@
 //! Several `redis-server`s that know nothing of each other.
 
+use std::time::Duration;
+
 use tasklock::{QuorumConfig, QuorumLock};
 
 use super::{RedisServer, RedisSettings};
@@ -30,7 +32,9 @@ impl RedisQuorum {
     pub async fn with(parameters: &str, settings: &RedisSettings) -> Self {
         let nodes = (0..5).map(|_| RedisServer::with(settings.clone())).collect();
         let quorum = RedisQuorum { nodes, parameters: parameters.to_owned() };
-        assert_eq!(quorum.config().found().await.expect("five servers"), 5, "marked before");
+        // However busy the machine is.
+        let patient = quorum.config().timeout(Duration::from_secs(60)).expect("a time");
+        assert_eq!(patient.found().await.expect("five servers"), 5, "marked before");
         quorum
     }
 
