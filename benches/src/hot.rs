@@ -18,8 +18,7 @@ use crate::{
     subject::{Failure, TASKS},
 };
 
-const SUBJECTS: [(&str, Fairness); 2] =
-    [("tasklock", Fairness::Bounded), ("tasklock, strict order", Fairness::Strict)];
+const SUBJECTS: [(&str, Fairness); 2] = [("tasklock", Fairness::Bounded), ("tasklock, strict order", Fairness::Strict)];
 
 /// One round: nanoseconds from asking to holding, ascending.
 struct Round {

@@ -51,9 +51,8 @@ impl Crowd {
         let round_trip_us = runtime.block_on(round_trip(server, self.hold))?;
         let processes = self.processes + usize::from(self.guests > 0);
         let crowd = |process| if process < self.processes { self.tasks } else { self.guests };
-        let mut children = (0..processes)
-            .map(|process| self.spawn(kind, server, crowd(process)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut children =
+            (0..processes).map(|process| self.spawn(kind, server, crowd(process))).collect::<Result<Vec<_>, _>>()?;
         for child in &mut children {
             child.ready()?;
         }
