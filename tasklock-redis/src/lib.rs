@@ -43,8 +43,8 @@
 //!    at least every ten seconds, which keeps its place.
 //! 5. *Renew, release* are conditional on the member and on nothing else. A renewal may reserve further tokens, for tasks of
 //!    the same process that the lock is handed to: `first = max(fence + 1, server time in µs)`, and the fence is set to the
-//!    last of them. It also says how many wait. The record keeps the token of the grant. *Withdraw* is a release that may overtake its
-//!    own acquisition: the member is remembered for a minute, and refused.
+//!    last of them. It also says how many wait. The record keeps the token of the grant. *Withdraw* is a release that may
+//!    overtake its own acquisition: the member is remembered for a minute, and refused.
 //! 6. *A push that nobody wants* is given back.
 //! 7. *Readers and permits* stand in the same queue. As many from its head are let in together as may hold it together,
 //!    each by a push and under a token of its own: readers beside readers, permits while fewer are held than the waiter says
