@@ -381,7 +381,7 @@ impl RedisConfig {
 
     /// One node of a cluster, by `host:port`.
     pub(crate) fn node(&self, address: &str, heard: Heard) -> StepResult<Server> {
-        let place = Place::Fixed(self.client_at(address)?);
+        let place = Place::Fixed(Box::new(self.client_at(address)?));
         Ok(Server { place, address: address.to_owned(), timeout: self.timeout, inbox: None, heard })
     }
 
@@ -397,8 +397,8 @@ impl RedisConfig {
     /// The server, to be spoken to on this inbox.
     pub(crate) fn server(self, inbox: String, heard: Heard) -> Result<Server, LockError> {
         let place = match &self.source {
-            Source::Client(client, _) => Place::Fixed(client.clone()),
-            Source::Address(info) => Place::Fixed(self.dial(info.clone())?),
+            Source::Client(client, _) => Place::Fixed(Box::new(client.clone())),
+            Source::Address(info) => Place::Fixed(Box::new(self.dial(info.clone())?)),
             Source::Cluster(_) => return Err(self.wrong("is a cluster").into()),
             Source::Sentinel { sentinels, asking } => {
                 let server = |at: &String| {
@@ -408,7 +408,7 @@ impl RedisConfig {
                     user.and(password).map_err(|()| self.wrong("has no room for a user"))?;
                     hosts.like.set_path("");
                     let client = self.dial(hosts.at(at).map_err(|reason| self.wrong(reason))?)?;
-                    let (place, heard) = (Place::Fixed(client), heard.clone());
+                    let (place, heard) = (Place::Fixed(Box::new(client)), heard.clone());
                     Ok(Server { place, address: at.clone(), timeout: self.timeout, inbox: None, heard })
                 };
                 let servers = sentinels.all.iter().map(server).collect::<Result<_, LockError>>()?;

@@ -54,7 +54,7 @@ pub(crate) struct Server {
 /// Where it is.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
-    Fixed(Client),
+    Fixed(Box<Client>),
     /// Wherever the sentinels say, each time it is connected to.
     Watched(Arc<Sentinel>),
 }
@@ -299,7 +299,7 @@ impl Server {
 
     async fn client(&self) -> StepResult<Client> {
         match &self.place {
-            Place::Fixed(client) => Ok(client.clone()),
+            Place::Fixed(client) => Ok(Client::clone(client)),
             Place::Watched(sentinel) => sentinel.master().await,
         }
     }
