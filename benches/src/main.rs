@@ -6,6 +6,8 @@
 
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
+mod held;
+mod hot;
 mod local;
 mod memory;
 mod ours;
@@ -27,7 +29,7 @@ usage: tasklock-benches [--quick] [--rounds N] [--part NAME] [--only TEXT] [--na
 
   --quick       few short rounds: does it run, not what it measures
   --rounds N    rounds per table
-  --part NAME   only this part: memory, local, redis, rabbitmq, dynamodb
+  --part NAME   only this part: memory, local, redis, held, rabbitmq, dynamodb
   --only TEXT   only subjects whose name contains TEXT (may be repeated)
   --names N     how many new names RabbitMQ is given
   --json PATH   also write the figures to PATH
@@ -56,6 +58,9 @@ struct Plan {
     rabbit_cycles: usize,
     /// Each costs the broker a queue.
     rabbit_names: usize,
+    /// Leases held at once.
+    held: usize,
+    held_span: Duration,
 }
 
 impl Plan {
@@ -72,6 +77,8 @@ impl Plan {
         rabbit_rounds: 5,
         rabbit_cycles: 200,
         rabbit_names: 1_000,
+        held: 100_000,
+        held_span: Duration::from_secs(30),
     };
     const QUICK: Self = Self {
         rounds: 3,
@@ -86,6 +93,8 @@ impl Plan {
         rabbit_rounds: 1,
         rabbit_cycles: 20,
         rabbit_names: 20,
+        held: 1_000,
+        held_span: Duration::from_secs(2),
     };
 
     fn with_rounds(self, rounds: usize) -> Self {
@@ -147,7 +156,10 @@ fn main() -> Result<(), Failure> {
     if let [first, rest @ ..] = words.as_slice()
         && first == "--child"
     {
-        return redis::child(&runtime, rest);
+        return match rest {
+            [held, rest @ ..] if held == "held" => held::child(&runtime, rest),
+            _ => redis::child(&runtime, rest),
+        };
     }
     let Some(arguments) = Arguments::parse(words.into_iter())? else {
         println!("{USAGE}");
@@ -162,13 +174,18 @@ fn main() -> Result<(), Failure> {
             entrants.extend(ours::all()?);
         }
         entrants.retain(|entrant| arguments.wants(entrant.name()));
-        parts.push(memory::run(&runtime, &entrants, arguments.plan)?);
+        let mut part = memory::run(&runtime, &entrants, arguments.plan)?;
+        part.tables.push(hot::run(&runtime, arguments.plan, |name| arguments.wants(name))?);
+        parts.push(part);
     }
     if arguments.has("local") {
         parts.push(local::run(&runtime, arguments.plan, |name| arguments.wants(name))?);
     }
     if arguments.has("redis") {
         parts.push(redis::run(&runtime, arguments.plan, |name| arguments.wants(name))?);
+    }
+    if arguments.has("held") && arguments.wants("tasklock") {
+        parts.push(held::run(&runtime, arguments.plan)?);
     }
     if arguments.has("rabbitmq") {
         parts.push(rabbitmq::run(&runtime, arguments.plan, |name| arguments.wants(name))?);

@@ -1,36 +1,58 @@
 //! What the documents name is there.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-/// `docs/guarantees.md` says which test shows what, as `file::function`.
+/// `docs/guarantees.md` says which test shows what.
 #[test]
 fn the_guarantees_name_tests_that_exist() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
-    let text = read("docs/guarantees.md");
-    let mut named = 0;
-    for (file, test) in text.split('`').filter_map(|word| word.split_once("::")) {
-        if !file.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
-            continue;
-        }
-        let suite = ["tasklock-core/src/testing/conformance.rs".to_owned()];
-        let packages = ["tests", "tests/dynamodb", "tests/macros", "tests/rabbitmq"];
-        let files = packages.map(|package| format!("{package}/tests/{file}.rs"));
-        let mut code = if file == "suite" { &suite[..] } else { &files }.iter().filter(|path| root.join(path).exists());
-        let found = code.any(|path| test == "*" || read(path).contains(&format!("fn {test}(")));
-        assert!(found, "there is no {file}::{test}");
-        named += 1;
-    }
+    let named = check("docs/guarantees.md");
     assert!(named > 40, "only {named} tests are named");
 }
 
 /// `ARCHITECTURE.md` lists the files of the core.
 #[test]
 fn the_architecture_names_every_file_of_the_core() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
-    for entry in fs::read_dir(root.join("tasklock-core/src")).expect("the core's folder") {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    for entry in fs::read_dir(root().join("tasklock-core/src")).expect("the core's folder") {
         let name = entry.expect("an entry").file_name().into_string().expect("a name in UTF-8");
         assert!(text.contains(&format!("`{name}`")) || !name.ends_with(".rs"), "{name} is not in ARCHITECTURE.md");
     }
+}
+
+/// How many tests the document names, all of which exist.
+fn check(document: &str) -> usize {
+    let text = fs::read_to_string(root().join(document)).unwrap_or_else(|e| panic!("{document}: {e}"));
+    let named = tests_named(&text).inspect(|(file, test)| {
+        let found = sources(file).iter().any(|code| *test == "*" || code.contains(&format!("fn {test}(")));
+        assert!(found, "{document}: there is no {file}::{test}");
+    });
+    named.count()
+}
+
+/// Tests are named as `file::function`.
+fn tests_named(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    let words = text.split('`').filter_map(|word| word.split_once("::"));
+    words.filter(|(file, _)| file.chars().all(|c| c.is_ascii_lowercase() || c == '_' || c == '-' || c == '/'))
+}
+
+/// The text of `file`: of the conformance suite, of the tests of any package, or of a crate's source.
+fn sources(file: &str) -> Vec<String> {
+    let packages = ["tests", "tests/dynamodb", "tests/macros", "tests/rabbitmq", "examples"];
+    let paths: Vec<PathBuf> = match file {
+        "suite" => {
+            let folder =
+                fs::read_dir(root().join("tasklock-core/src/testing/conformance")).expect("the suite's folder");
+            folder.map(|entry| entry.expect("an entry").path()).collect()
+        }
+        _ if file.contains('/') => vec![root().join(file.replacen('/', "/src/", 1)).with_extension("rs")],
+        _ => packages.map(|package| root().join(format!("{package}/tests/{file}.rs"))).into(),
+    };
+    paths.iter().filter_map(|path| fs::read_to_string(path).ok()).collect()
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }

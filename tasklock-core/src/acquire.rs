@@ -12,10 +12,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::{
     Applied, Attempt, BackendError, Busy, Claim, Grant, Guard, Holder, Intent, Key, LockError, Mono, Nonce, Observed,
     Request, Wait, Wake, WakeBy, current,
+    handoff::Reserve,
     lease::{self, Hold},
     lock::{BoxFuture, StepResult},
     options::Options,
-    queue::{Place, Seen},
+    queue::{Looking, Place, Seen, Told},
     release,
     retry::{Pauses, RetryPolicy},
     runtime::InRuntime,
@@ -38,62 +39,69 @@ pub(crate) async fn acquire(core: &Arc<Core>, key: Key, options: &Options) -> Re
     tokio::task::coop::consume_budget().await;
     match at_once(core, key, options)? {
         AtOnce::Granted(guard) => Ok(guard),
-        AtOnce::Not(pursuit) => InRuntime::new(&core.shared, pursuit.run(options)).await,
+        AtOnce::Not(later) => later.await,
     }
 }
 
-enum AtOnce {
+enum AtOnce<'a> {
     Granted(Guard),
-    Not(Box<Pursuit>),
+    /// Boxed, so that the future of those that do not wait is small.
+    Not(BoxFuture<'a, Result<Guard, LockError>>),
 }
 
 /// What can be done without waiting for anything; on a backend in memory, nearly always all of it.
-fn at_once(core: &Arc<Core>, key: Key, options: &Options) -> Result<AtOnce, LockError> {
+fn at_once<'a>(core: &Arc<Core>, key: Key, options: &'a Options) -> Result<AtOnce<'a>, LockError> {
     let shared = &core.shared;
     shared.check_open()?;
     let intent = if options.is_try() { Intent::Try } else { Intent::Wait };
     if intent != Intent::Try && current::would_wait_for_itself(shared, &key, options.mode) {
         return Err(LockError::WouldDeadlock { key });
     }
-    let place = Place::take(shared, &key);
     let now = shared.clock.now();
-    if let Some(young) = shared.nursery.acquire(shared, &key, options, now) {
-        let guard = Guard::young(core.clone(), young);
-        shared.check_open()?;
-        return Ok(AtOnce::Granted(guard));
+    if shared.queue.as_ref().is_none_or(|queue| queue.is_quiet(&key)) {
+        if let Some(young) = shared.nursery.acquire(shared, &key, options, now) {
+            let guard = Guard::young(core.clone(), young);
+            shared.check_open()?;
+            return Ok(AtOnce::Granted(guard));
+        }
     }
-    let mut request = Request::new(key, Nonce::fresh(), options.ttl, intent, options.owner.clone(), now);
-    request.mode = options.mode;
-    let may_ask = options.is_try() || place.as_ref().is_none_or(Place::is_in_front);
-    let answer = if may_ask { shared.backend.try_acquire_now(&request) } else { None };
+    in_turn(core, key, options, intent, now)
+}
+
+/// The same for what has to stand in line, or to ask a store that is not in memory.
+fn in_turn<'a>(
+    core: &Arc<Core>,
+    key: Key,
+    options: &'a Options,
+    intent: Intent,
+    now: Mono,
+) -> Result<AtOnce<'a>, LockError> {
+    let shared = &core.shared;
+    let mut place = Place::take(shared, &key, options, now);
+    if let Some(place) = place.take_if(|place| !place.may_ask()) {
+        let standing = Standing { core: core.clone(), place, key, started: now };
+        return Ok(AtOnce::Not(Box::pin(standing.run(options))));
+    }
+    let request = request(key, intent, options, now);
+    let answer = shared.backend.try_acquire_now(&request);
     if let Some(Ok(Attempt::Granted(grant))) = &answer {
         // A store behind a queue of ours is one that takes its time: a file, a socket.
         let answered = if place.is_some() { shared.clock.now() } else { now };
         if let Some(deadline) = in_time(&request, grant, now, answered) {
             let times = Times { started: now, now, deadline };
-            let guard = accept(core, request, false, grant, &times, options);
+            let guard = accept(core, place, request, false, grant, &times, options);
             shared.check_open()?;
             return Ok(AtOnce::Granted(guard));
         }
     }
-    let asked = answer.is_some();
-    Ok(AtOnce::Not(Box::new(Pursuit {
-        seen: place.as_ref().map_or_else(Seen::default, |place| place.seen.clone()),
-        core: core.clone(),
-        place,
-        started: now,
-        answer: answer.map(|answer| (now, answer)),
-        asked,
-        left_nothing: false,
-        attempt: 0,
-        found_busy: 0,
-        unsettled: false,
-        call: None,
-        polling: false,
-        trouble: None,
-        request,
-        _leaving: shared.waiters.token(),
-    })))
+    let pursuit = Box::new(Pursuit::new(core, place, request, now, answer.map(|answer| (now, answer))));
+    Ok(AtOnce::Not(Box::pin(InRuntime::new(shared, pursuit.run(options)))))
+}
+
+fn request(key: Key, intent: Intent, options: &Options, now: Mono) -> Request {
+    let mut request = Request::new(key, Nonce::fresh(), options.ttl, intent, options.owner.clone(), now);
+    (request.mode, request.affinity) = (options.mode, options.affinity.clone());
+    request
 }
 
 /// The deadline of a grant whose attempt was sent at `sent`; none if it is over already, which counts as busy.
@@ -112,6 +120,7 @@ pub(crate) struct Times {
 /// The guard for a grant.
 pub(crate) fn accept(
     core: &Arc<Core>,
+    place: Option<Place>,
     request: Request,
     unsettled: bool,
     grant: &Grant,
@@ -119,14 +128,107 @@ pub(crate) fn accept(
     options: &Options,
 ) -> Guard {
     let shared = &core.shared;
-    let claim = Claim { token: grant.token, unsettled, ..Claim::from(request) };
+    let claim = Claim { token: grant.token, member: grant.member.clone(), unsettled, ..Claim::from(request) };
     let mut hold = Hold::new(claim, options, shared.clock, times.now, times.deadline);
     if grant.confirm {
         hold.confirm_first();
     }
+    if let Some(place) = place.filter(Place::hands_on) {
+        hold.line_up(Reserve::of(grant, times.now));
+        place.enter(&hold);
+    }
     let guard = core.guard(hold);
     shared.acquired(guard.key(), guard.fencing_token(), times.now.since(times.started));
     guard
+}
+
+/// An acquisition that others of this process are before. Dropped, it leaves the line, and nothing at the store.
+struct Standing {
+    core: Arc<Core>,
+    place: Place,
+    key: Key,
+    started: Mono,
+}
+
+/// What standing in line comes to.
+enum Stood {
+    Handed(Guard),
+    MayAsk(Standing),
+}
+
+impl Standing {
+    /// Whoever waits for ever is woken by what it is told and by nothing else: no timer of its own.
+    async fn run(self, options: &Options) -> Result<Guard, LockError> {
+        let shared = self.core.shared.clone();
+        let give_up = end_of_wait(options, self.started);
+        let stood = if give_up == Mono::NEVER {
+            self.stand(options).await?
+        } else {
+            let (key, started) = (self.key.clone(), self.started);
+            let (line, stand) = (self.place.line(), self.stand(options));
+            let bounded = async {
+                tokio::select! {
+                    biased;
+                    stood = stand => return stood,
+                    () = shared.clock.sleep_until(give_up) => {}
+                }
+                let now = shared.clock.now();
+                let waited = now.since(started);
+                shared.observe(|| Observed::TimedOut { key: &key, waited });
+                Err(LockError::Timeout { holder: line.holder(now), key, waited })
+            };
+            InRuntime::new(&shared, bounded).await?
+        };
+        match stood {
+            Stood::Handed(guard) => Ok(guard),
+            Stood::MayAsk(standing) => {
+                let Standing { core, place, key, started } = standing;
+                let request = request(key, Intent::Wait, options, shared.clock.now());
+                let mut pursuit = Box::new(Pursuit::new(&core, Some(place), request, started, None));
+                pursuit.told_waiting = true;
+                InRuntime::new(&shared, pursuit.run(options)).await
+            }
+        }
+    }
+
+    async fn stand(mut self, options: &Options) -> Result<Stood, LockError> {
+        let shared = self.core.shared.clone();
+        let _leaving = shared.waiters.token();
+        let mut warn_after = options.warn_after;
+        shared.observe(|| Observed::Waiting { key: &self.key, position: None });
+        loop {
+            // Who came while the locker was being closed may not have been told.
+            shared.check_open()?;
+            if self.place.may_ask() {
+                return Ok(Stood::MayAsk(self));
+            }
+            let told = self.place.told().await;
+            let now = shared.clock.now();
+            match told {
+                Told::Handed(baton) => {
+                    if let Some(hold) = baton.begin(options, now) {
+                        let guard = self.core.guard(hold);
+                        shared.acquired(guard.key(), guard.fencing_token(), now.since(self.started));
+                        // Lost already, if the locker was shut down meanwhile.
+                        return guard.check().map(|()| Stood::Handed(guard));
+                    }
+                    // Its time was over before it was taken up.
+                    if let Some(place) = Place::take(&shared, &self.key, options, now) {
+                        self.place = place;
+                    }
+                }
+                Told::Turn => {}
+                Told::Closed => return Err(LockError::ShutDown),
+                Told::Look => {
+                    self.place.look(now);
+                    if now >= self.started.after(warn_after) {
+                        warn(&shared, &self.key, warn_after, self.place.line().holder(now));
+                        warn_after *= 2;
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// An acquisition that was not granted at once. Dropped, it leaves nothing at the store.
@@ -152,24 +254,51 @@ struct Pursuit {
     /// How the store failed last, if it has not answered since.
     trouble: Option<BackendError>,
     seen: Seen,
+    /// Whether the observer knows already.
+    told_waiting: bool,
     _leaving: TaskTrackerToken,
 }
 
 impl Pursuit {
+    /// For one that may ask the store, and may have done so.
+    fn new(
+        core: &Arc<Core>,
+        place: Option<Place>,
+        request: Request,
+        started: Mono,
+        answer: Option<(Mono, StepResult<Attempt>)>,
+    ) -> Self {
+        Pursuit {
+            seen: place.as_ref().map_or_else(Seen::default, |place| place.seen().clone()),
+            core: core.clone(),
+            place,
+            started,
+            asked: answer.is_some(),
+            answer,
+            left_nothing: false,
+            attempt: 0,
+            found_busy: 0,
+            unsettled: false,
+            call: None,
+            polling: false,
+            trouble: None,
+            request,
+            told_waiting: false,
+            _leaving: core.shared.waiters.token(),
+        }
+    }
+
     async fn run(mut self: Box<Self>, options: &Options) -> Result<Guard, LockError> {
         let (shared, key, started) = (self.core.shared.clone(), self.request.key.clone(), self.started);
-        let seen = self.seen.clone();
+        let (seen, looking) = (self.seen.clone(), self.place.as_ref().map(Place::looking));
         let mut signal = shared.signal.subscribe();
-        let give_up = match options.wait {
-            Wait::For(wait) if !options.is_try() => started.after(wait),
-            _ => Mono::NEVER,
-        };
+        let give_up = end_of_wait(options, started);
         let outcome = tokio::select! {
             biased;
             () = async { drop(signal.wait_for(|signal| signal.closed).await) } => Some(Err(LockError::ShutDown)),
             outcome = self.pursue(options) => Some(outcome),
             () = shared.clock.sleep_until(give_up) => None,
-            never = warn(&shared, &key, started, &seen, options.warn_after) => match never {},
+            never = attend(&shared, &key, started, &seen, options.warn_after, looking) => match never {},
         };
         let outcome = outcome.unwrap_or_else(|| Err(self.given_up()));
         if let Err(LockError::Timeout { waited, .. }) = &outcome {
@@ -194,7 +323,6 @@ impl Pursuit {
         let (mut pauses, mut error_pauses) = (None, None);
         let mut failing: Option<(Mono, u32)> = None;
         let call_bound = options.patience.max(LEAST_CALL_BOUND);
-        self.take_turn(options).await;
         loop {
             let (sent, answer) = match self.answer.take() {
                 Some(answered) => answered,
@@ -254,20 +382,6 @@ impl Pursuit {
         }
     }
 
-    /// Waits for the tasks of this process that came before.
-    async fn take_turn(&mut self, options: &Options) {
-        let Some(place) = &mut self.place else { return };
-        if !place.is_in_front() {
-            if options.is_try() {
-                // It waits for nobody, and may ask: the store knows.
-                return;
-            }
-            place.come_to_front().await;
-            // Nothing was sent yet: the lease is dated from here.
-            self.request.since = self.core.shared.clock.now();
-        }
-    }
-
     /// One attempt, driven to its answer even if this is dropped meanwhile.
     async fn ask(&mut self, bound: Duration) -> StepResult<Attempt> {
         let backend = &self.core.shared.backend;
@@ -300,7 +414,8 @@ impl Pursuit {
         if let Some(deadline) = in_time(&self.request, grant, sent, now) {
             self.asked = false;
             let times = Times { started: self.started, now, deadline };
-            return Some(accept(&self.core, self.request.clone(), self.unsettled, grant, &times, options));
+            let place = self.place.take();
+            return Some(accept(&self.core, place, self.request.clone(), self.unsettled, grant, &times, options));
         }
         self.withdraw();
         self.request.nonce = Nonce::fresh();
@@ -325,7 +440,7 @@ impl Pursuit {
         if self.found_busy >= options.retry.attempts_allowed() {
             return Err(timeout(key, self.started, now, &self.seen));
         }
-        if self.found_busy == 1 {
+        if self.found_busy == 1 && !self.told_waiting {
             self.core.shared.observe(|| Observed::Waiting { key, position: busy.position });
         }
         Ok(())
@@ -379,16 +494,42 @@ fn next_error_pause(pauses: &mut Option<Pauses>) -> Duration {
     pauses.get_or_insert_with(|| ERROR_PAUSES.start()).next()
 }
 
-/// Says who is waited for, again and again, each time after twice as long.
-async fn warn(shared: &Shared, key: &Key, started: Mono, seen: &Seen, after: Duration) -> Infallible {
-    let mut after = after;
-    loop {
-        shared.clock.sleep_until(started.after(after)).await;
-        let (key, backend) = (shared.shown(key), shared.backend_name());
-        let holder = last(seen, shared.clock.now()).map_or_else(|| "unknown".to_owned(), |holder| holder.to_string());
-        tracing::warn!(target: "tasklock", %key, backend, waited = ?after, holder, "still waiting");
-        after *= 2;
+/// When to stop waiting.
+fn end_of_wait(options: &Options, started: Mono) -> Mono {
+    match options.wait {
+        Wait::For(wait) if !options.is_try() => started.after(wait),
+        _ => Mono::NEVER,
     }
+}
+
+/// Says who is waited for, again and again, each time after twice as long; and shows those behind that this one is polled.
+async fn attend(
+    shared: &Shared,
+    key: &Key,
+    started: Mono,
+    seen: &Seen,
+    mut warn_after: Duration,
+    looking: Option<Looking>,
+) -> Infallible {
+    // Said already, while it stood in line.
+    while started.after(warn_after) < shared.clock.now() {
+        warn_after *= 2;
+    }
+    loop {
+        let (now, warn_at) = (shared.clock.now(), started.after(warn_after));
+        let look_at = looking.as_ref().map_or(Mono::NEVER, |looking| looking.look(now));
+        shared.clock.sleep_until(look_at.min(warn_at)).await;
+        if shared.clock.now() >= warn_at {
+            warn(shared, key, warn_after, last(seen, shared.clock.now()));
+            warn_after *= 2;
+        }
+    }
+}
+
+fn warn(shared: &Shared, key: &Key, waited: Duration, holder: Option<Arc<Holder>>) {
+    let (key, backend) = (shared.shown(key), shared.backend_name());
+    let holder = holder.map_or_else(|| "unknown".to_owned(), |holder| holder.to_string());
+    tracing::warn!(target: "tasklock", %key, backend, ?waited, holder, "still waiting");
 }
 
 fn timeout(key: &Key, started: Mono, now: Mono, seen: &Seen) -> LockError {
@@ -396,7 +537,7 @@ fn timeout(key: &Key, started: Mono, now: Mono, seen: &Seen) -> LockError {
 }
 
 /// The holder last seen, as old as it must be by now.
-fn last(seen: &Seen, now: Mono) -> Option<Arc<Holder>> {
+pub(crate) fn last(seen: &Seen, now: Mono) -> Option<Arc<Holder>> {
     let (at, holder) = seen.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
     Some(Arc::new(holder.aged(now.since(at))))
 }

@@ -39,7 +39,8 @@ impl State {
 }
 
 impl Locker {
-    /// What the store says of `key`: its holder, and how many wait.
+    /// What the store says of `key`: its holder, and how many wait. A lock that another process hands from task to task
+    /// is seen as that process's: since when it has it, under its first token, and without the tasks that wait there.
     ///
     /// # Errors
     ///
@@ -183,7 +184,11 @@ impl Locker {
 
     async fn look(&self, key: &Key) -> Result<State, LockError> {
         let shared = &self.core().shared;
-        shared.ask(shared.backend.inspect(key)).await
+        let state = shared.ask(shared.backend.inspect(key)).await?;
+        Ok(match &shared.queue {
+            Some(queue) => queue.complete(key, shared.clock.now(), state),
+            None => state,
+        })
     }
 }
 
@@ -191,7 +196,7 @@ fn power(shared: &Shared) -> Result<&dyn Administer, LockError> {
     shared.backend.powers().administer.ok_or_else(|| unsupported(shared, "breaking locks"))
 }
 
-fn unsupported(shared: &Shared, what: &str) -> LockError {
+pub(crate) fn unsupported(shared: &Shared, what: &str) -> LockError {
     LockError::Unsupported { backend: shared.backend_name(), what: what.to_owned() }
 }
 

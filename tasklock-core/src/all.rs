@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use crate::{
-    Guards, IntoKey, InvalidOption, Key, LockError, Locker, Wait, current,
+    Guards, IntoKey, InvalidOption, Key, Lease, LockError, Locker, Wait, current,
     options::{Options, setters},
     together::acquire_all,
 };
@@ -11,7 +11,7 @@ use crate::{
 /// A lock on several keys together, made by [`Locker::all`]: all of them, or none.
 ///
 /// The order in which they are named does not matter, and a key named twice is one. A backend that can take several in
-/// one step (DynamoDB, files) is asked to. Elsewhere, and where some are held and are to be waited for, they are taken one
+/// one step (Redis, DynamoDB, files) is asked to. Elsewhere, and where some are held and are to be waited for, they are taken one
 /// by one in the order of their names, so that of those who want the same keys one always gets on; those taken so far
 /// are held meanwhile. Somebody who takes single keys in another order can still make them wait for each other: bound
 /// the wait.
@@ -92,11 +92,57 @@ impl AllKeys {
     ///
     /// As [`Locker::synchronized`].
     pub async fn synchronized<F: Future>(&self, body: F) -> Result<F::Output, LockError> {
+        self.synchronized_with(|_| body).await
+    }
+
+    /// Runs `body`, which is given the leases in the order of the keys, while holding all of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`synchronized`](AllKeys::synchronized).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Locker::synchronized`].
+    pub async fn synchronized_with<F, Fut>(&self, body: F) -> Result<Fut::Output, LockError>
+    where
+        F: FnOnce(Vec<Lease>) -> Fut,
+        Fut: Future,
+    {
         let guards = self.acquire().await?;
+        self.run(guards, body).await
+    }
+
+    /// Runs `body` while holding all of them, if they are free; `None`, and `body` is not run, if somebody else has one.
+    ///
+    /// # Errors
+    ///
+    /// As [`synchronized`](AllKeys::synchronized).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Locker::synchronized`].
+    pub async fn synchronized_if_free_with<F, Fut>(&self, body: F) -> Result<Option<Fut::Output>, LockError>
+    where
+        F: FnOnce(Vec<Lease>) -> Fut,
+        Fut: Future,
+    {
+        match self.try_acquire().await? {
+            Some(guards) => self.run(guards, body).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    async fn run<F, Fut>(&self, guards: Guards, body: F) -> Result<Fut::Output, LockError>
+    where
+        F: FnOnce(Vec<Lease>) -> Fut,
+        Fut: Future,
+    {
+        let body = body(guards.leases());
         current::run_all(guards, (self.options.on_lost, self.options.release), body).await
     }
 
-    fn set(mut self, set: impl Fn(&mut Options)) -> Self {
+    pub(crate) fn set(mut self, set: impl Fn(&mut Options)) -> Self {
         set(&mut self.options);
         self
     }

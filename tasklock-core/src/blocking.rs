@@ -102,6 +102,15 @@ impl Locker {
         Ok(KeyLock { lock, runtime: self.runtime.clone() })
     }
 
+    /// The pool of this name: see [`crate::Locker::pool`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn pool(&self, name: impl IntoKey) -> Result<Pool, LockError> {
+        Ok(Pool { pool: self.locker.pool(name)?, runtime: self.runtime.clone() })
+    }
+
     /// Ends the locker: see [`crate::Locker::shutdown`].
     ///
     /// # Errors
@@ -211,6 +220,68 @@ impl RwKey {
     /// The lock that a writer has alone.
     pub fn writer(&self) -> &KeyLock {
         &self.writer
+    }
+}
+
+/// A [`crate::Pool`] whose calls block.
+///
+/// # Examples
+///
+/// ```
+/// use tasklock_core::{LockError, Locker, MemoryLock, blocking};
+///
+/// # fn main() -> Result<(), LockError> {
+/// let lock = blocking::Locker::start(async { Locker::new(MemoryLock::new()) })?;
+/// let ports = lock.pool("ports")?;
+/// ports.call(|pool| async move { pool.assign(["8001", "8002"]).await })?;
+/// let guard = ports.acquire()?;
+/// assert_eq!(guard.member(), Some("8001"));
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing is locked until something is called on it"]
+pub struct Pool {
+    pool: crate::Pool,
+    runtime: Option<Arc<Background>>,
+}
+
+impl Pool {
+    /// With options set as on a [`crate::Pool`].
+    pub fn with(self, set: impl FnOnce(crate::Pool) -> crate::Pool) -> Self {
+        Pool { pool: set(self.pool), runtime: self.runtime }
+    }
+
+    /// Blocks until a member is acquired, which [`Lease::member`] tells.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::Pool::acquire`]; [`LockError::WouldBlock`] inside a tokio runtime.
+    pub fn acquire(&self) -> Result<Guard, LockError> {
+        let guard = self.call(|pool| async move { pool.acquire().await })?;
+        Ok(Guard { guard: guard.into_guard(), runtime: self.runtime.clone() })
+    }
+
+    /// Acquires a member if one is free.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::Pool::try_acquire`]; [`LockError::WouldBlock`] inside a tokio runtime.
+    pub fn try_acquire(&self) -> Result<Option<Guard>, LockError> {
+        let guard = self.call(|pool| async move { pool.try_acquire().await })?;
+        Ok(guard.map(|guard| Guard { guard: guard.into_guard(), runtime: self.runtime.clone() }))
+    }
+
+    /// Blocks until anything else that a [`crate::Pool`] does is done.
+    ///
+    /// # Errors
+    ///
+    /// What it returns; [`LockError::WouldBlock`] inside a tokio runtime.
+    pub fn call<T, Fut>(&self, call: impl FnOnce(crate::Pool) -> Fut) -> Result<T, LockError>
+    where
+        Fut: Future<Output = Result<T, LockError>>,
+    {
+        may_block("locker.pool(name)")?;
+        self.pool.locker().core().shared.runtime.block_on(call(self.pool.clone()))
     }
 }
 

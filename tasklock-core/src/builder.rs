@@ -13,7 +13,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use crate::{
-    Clock, Demand, LockError, Locker, Observer, OnLost, Owner, ReleaseMode, Renew, RetryPolicy, Ttl, Wait,
+    Clock, Demand, Fairness, LockError, Locker, Observer, OnLost, Owner, ReleaseMode, Renew, RetryPolicy, Ttl, Wait,
     erased::DynLock,
     keeper::Keeper,
     key::Prefix,
@@ -49,6 +49,7 @@ pub struct LockerBuilder {
     prefix: String,
     options: Options,
     demand: Demand,
+    fairness: Fairness,
     observer: Option<Arc<dyn Observer>>,
     redact: bool,
 }
@@ -60,6 +61,7 @@ impl LockerBuilder {
             prefix: "tasklock".to_owned(),
             options: Options::new(Owner::this_process()),
             demand: Demand::default(),
+            fairness: Fairness::default(),
             observer: None,
             redact: false,
         }
@@ -118,6 +120,12 @@ impl LockerBuilder {
     /// Whether the end of a synchronized body waits for the release: it does by default.
     pub fn release_mode(mut self, mode: ReleaseMode) -> Self {
         self.options.release = mode;
+        self
+    }
+
+    /// Whether this process may hand a lock from task to task while others wait: within bounds, by default.
+    pub fn fairness(mut self, fairness: Fairness) -> Self {
+        self.fairness = fairness;
         self
     }
 
@@ -181,7 +189,7 @@ impl LockerBuilder {
         panic::catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO))).map_err(|_| LockError::NoRuntime)?;
         let (alive, watched) = oneshot::channel();
         let shared = Arc::new(Shared {
-            queue: (!self.backend.capabilities().queues_this_process()).then(Queue::new),
+            queue: Queue::before(self.backend.capabilities(), self.fairness),
             nursery: Nursery::new(self.backend.as_memory().cloned(), &self.options),
             backend: self.backend,
             clock: Clock::current(),

@@ -75,6 +75,9 @@ pub struct Capabilities {
     pub shared: bool,
     /// Whether [`Mode::Permit`](crate::Mode::Permit) is understood.
     pub permits: bool,
+    /// Whether a renewal can reserve further tokens ([`Claim::span`](crate::Claim::span)), and tells how many wait:
+    /// so that a process may hand the lock from task to task without asking each time. Used only if it is `fair`.
+    pub spans: bool,
     /// Among whom it excludes.
     pub scope: Scope,
 }
@@ -92,6 +95,7 @@ impl Capabilities {
             fair: false,
             shared: false,
             permits: false,
+            spans: false,
             scope: Scope::Process,
         }
     }
@@ -145,6 +149,13 @@ impl Capabilities {
         self
     }
 
+    /// States whether a renewal can reserve further tokens.
+    #[must_use]
+    pub const fn spans(mut self, spans: bool) -> Self {
+        self.spans = spans;
+        self
+    }
+
     /// States among whom it excludes.
     #[must_use]
     pub const fn scope(mut self, scope: Scope) -> Self {
@@ -158,6 +169,7 @@ impl Capabilities {
             Mode::Exclusive => return Ok(()),
             Mode::Shared => (self.shared, SHARED),
             Mode::Permit { .. } => (self.permits, PERMITS),
+            Mode::Member => (false, POOLS),
         };
         let unsupported = || LockError::Unsupported { backend: self.backend, what: what.to_owned() };
         if known { Ok(()) } else { Err(unsupported()) }
@@ -176,6 +188,7 @@ impl Capabilities {
 
 const SHARED: &str = "shared locks";
 const PERMITS: &str = "permits";
+pub(crate) const POOLS: &str = "pools";
 
 /// What a service needs of its lock, checked when the locker is built rather than at three in the morning.
 ///

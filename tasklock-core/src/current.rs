@@ -87,7 +87,8 @@ pub(crate) fn would_wait_for_itself(shared: &Arc<Shared>, key: &Key, mode: Mode)
             if holds(frame) {
                 permits += 1;
                 match (frame.lease.0.claim.mode, mode) {
-                    (Mode::Shared, Mode::Shared) => {}
+                    // A pool may have another member, or get one.
+                    (Mode::Shared, Mode::Shared) | (Mode::Member, Mode::Member) => {}
                     (Mode::Permit { .. }, Mode::Permit { of }) if permits < of.get() => {}
                     _ => return true,
                 }

@@ -14,6 +14,7 @@ use crate::{
     release::Driven,
     runtime::InRuntime,
     shared::{Core, Shared},
+    values,
 };
 
 /// A held lock; dropping it gives it back. `'static` and `Send`: it may move to another task.
@@ -155,10 +156,33 @@ impl Guard {
     /// Once polled, the renewal is carried out even if this is dropped.
     pub async fn extend(&self, ttl: impl Into<Ttl> + Send) -> Result<(), LockError> {
         let ttl = ttl.into();
+        self.extend_with(ttl, None).await
+    }
+
+    /// Sets the [value beside the lock](crate::LockValue) for `ttl`, and renews the lease as by
+    /// [`extend`](Guard::extend), in one step: both, or neither if the lock is not held any more. Later renewals do not
+    /// prolong the value.
+    ///
+    /// # Errors
+    ///
+    /// As [`extend`](Guard::extend); [`LockError::InvalidOption`] also for a value of more than 4096 bytes;
+    /// [`LockError::Unsupported`] if the backend keeps no values.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`extend`](Guard::extend).
+    pub async fn update(&self, value: impl Into<String> + Send, ttl: impl Into<Ttl> + Send) -> Result<(), LockError> {
+        let (value, ttl) = (value.into(), ttl.into());
+        values::check(&value)?;
+        values::power(self.shared())?;
+        self.extend_with(ttl, Some(value)).await
+    }
+
+    async fn extend_with(&self, ttl: Ttl, value: Option<String>) -> Result<(), LockError> {
         ttl.check()?;
         self.lease().check()?;
         let (shared, hold) = (self.shared().clone(), self.lease().0.clone());
-        let extension = Box::pin(keeper::extend(shared.clone(), hold, ttl));
+        let extension = Box::pin(keeper::extend(shared.clone(), hold, ttl, value));
         InRuntime::new(&shared, Driven::new(shared.clone(), extension)).await
     }
 

@@ -19,6 +19,7 @@ use crate::{
     lock::StepResult,
     registry::Due,
     shared::Shared,
+    values,
 };
 
 /// The longest a renewal is waited for, and the pause after one that failed, as parts of the time left for it.
@@ -69,6 +70,9 @@ impl Keeper {
         }
         let Due { expired, renew } = self.shared.registry.scan(now);
         self.shared.grow_up_by(now);
+        if let Some(queue) = &self.shared.queue {
+            self.shared.registry.wake_by(queue.pass_over(now));
+        }
         for hold in expired {
             self.shared.lose(&hold, hold.reason_at_deadline());
         }
@@ -134,12 +138,17 @@ async fn renew_batch(shared: Arc<Shared>, holds: Vec<Arc<Hold>>) {
         }
     }
     if !renewing.is_empty() {
-        let _ = renew(&shared, &renewing, None).await;
+        let _ = renew(&shared, &renewing, None, None).await;
     }
 }
 
-/// Renews these, for the ttl each has or for this one.
-async fn renew(shared: &Arc<Shared>, renewing: &[Renewing], ttl: Option<Ttl>) -> Vec<Result<(), LockError>> {
+/// Renews these, for the ttl each has or for this one; the first with a value, if there is one.
+async fn renew(
+    shared: &Arc<Shared>,
+    renewing: &[Renewing],
+    ttl: Option<Ttl>,
+    value: Option<&str>,
+) -> Vec<Result<(), LockError>> {
     let claim = |r: &Renewing| {
         let claim = r.hold.claim_now();
         Claim { ttl: ttl.unwrap_or(claim.ttl), ..claim }
@@ -153,7 +162,14 @@ async fn renew(shared: &Arc<Shared>, renewing: &[Renewing], ttl: Option<Ttl>) ->
         }
     }
     let bound = bound.clamp(LEAST_CALL, LONGEST_CALL);
-    let outcomes = tokio::time::timeout(bound, shared.backend.renew(&claims)).await;
+    let outcomes = async {
+        match (value, shared.backend.powers().values) {
+            (None, _) => shared.backend.renew(&claims).await,
+            (Some(value), Some(power)) => vec![power.update(&claims[0], value).await],
+            (Some(_), None) => vec![values::gone()],
+        }
+    };
+    let outcomes = tokio::time::timeout(bound, outcomes).await;
     if outcomes.is_err() {
         renewing.iter().for_each(|r| r.hold.renewal_unanswered());
     }
@@ -250,11 +266,16 @@ impl Drop for Renewing {
     }
 }
 
-/// Renews one hold by hand, and if that succeeds, for this ttl from now on.
-pub(crate) async fn extend(shared: Arc<Shared>, hold: Arc<Hold>, ttl: Ttl) -> Result<(), LockError> {
+/// Renews one hold by hand, with a value if there is one, and if that succeeds, for this ttl from now on.
+pub(crate) async fn extend(
+    shared: Arc<Shared>,
+    hold: Arc<Hold>,
+    ttl: Ttl,
+    value: Option<String>,
+) -> Result<(), LockError> {
     if !hold.wait_to_renew().await {
         return Err(hold.lost_error());
     }
     let renewing = [Renewing { shared: shared.clone(), hold }];
-    renew(&shared, &renewing, Some(ttl)).await.pop().unwrap_or(Ok(()))
+    renew(&shared, &renewing, Some(ttl), value.as_deref()).await.pop().unwrap_or(Ok(()))
 }

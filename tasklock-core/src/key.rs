@@ -24,7 +24,9 @@ static HASHER: LazyLock<hashbrown::DefaultHashBuilder> = LazyLock::new(Default::
 #[derive(Clone)]
 pub struct Key {
     text: Arc<str>,
-    name_at: usize,
+    name_at: u32,
+    /// Whether it names a pool.
+    pool: bool,
     /// Hashed once, with a seed of this process: every map on a lock's way uses it.
     hash: u64,
 }
@@ -50,7 +52,23 @@ impl Key {
     /// The name without the prefix: what the user called it.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.text[self.name_at..]
+        &self.text[self.name_at as usize..]
+    }
+
+    /// The key of the pool of this name, which is another than that of the lock of this name.
+    #[must_use]
+    pub fn for_pool(mut self) -> Self {
+        if !self.pool {
+            self.pool = true;
+            self.hash = !self.hash;
+        }
+        self
+    }
+
+    /// Whether it names a pool. A store keeps pools apart from locks.
+    #[must_use]
+    pub fn is_pool(&self) -> bool {
+        self.pool
     }
 
     /// A hash of the key, the same throughout this process.
@@ -58,9 +76,9 @@ impl Key {
         self.hash
     }
 
-    fn from_parts(text: Arc<str>, name_at: usize) -> Self {
+    fn from_parts(text: Arc<str>, name_at: u32) -> Self {
         let hash = HASHER.hash_one(&*text);
-        Key { text, name_at, hash }
+        Key { text, name_at, pool: false, hash }
     }
 
     fn joined(prefix: &Prefix, name: &str) -> Self {
@@ -75,7 +93,7 @@ impl Key {
             text.clear();
             text.push_str(&prefix.0);
             text.push_str(name);
-            Self::from_parts(Arc::from(text.as_str()), prefix.0.len())
+            Self::from_parts(Arc::from(text.as_str()), prefix.len())
         };
         // A thread that is ending has no such place any more.
         SCRATCH.try_with(|text| join(&mut text.borrow_mut())).unwrap_or_else(|_| join(&mut String::new()))
@@ -84,7 +102,9 @@ impl Key {
 
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && (Arc::ptr_eq(&self.text, &other.text) || self.text == other.text)
+        self.hash == other.hash
+            && self.pool == other.pool
+            && (Arc::ptr_eq(&self.text, &other.text) || self.text == other.text)
     }
 }
 
@@ -123,6 +143,11 @@ impl Prefix {
         }
         Ok(Prefix(Arc::from(format!("{prefix}{JOIN}"))))
     }
+
+    /// In bytes; a prefix is short.
+    fn len(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(0)
+    }
 }
 
 /// What can name a lock: text, or a [`Key`] made before.
@@ -147,7 +172,11 @@ pub trait IntoKey {
         Self: Sized,
     {
         let key = self.into_key()?;
-        Ok(if prefix.0.is_empty() && key.name_at == 0 { key } else { Key::joined(prefix, key.name()) })
+        if prefix.0.is_empty() && key.name_at == 0 {
+            return Ok(key);
+        }
+        let joined = Key::joined(prefix, key.name());
+        Ok(if key.pool { joined.for_pool() } else { joined })
     }
 }
 
@@ -224,7 +253,7 @@ pub enum InvalidKey {
     },
 }
 
-fn check_name(name: &str) -> Result<(), InvalidKey> {
+pub(crate) fn check_name(name: &str) -> Result<(), InvalidKey> {
     if name.is_empty() {
         return Err(InvalidKey::Empty);
     }
@@ -265,6 +294,16 @@ mod tests {
         for odd in ["../../etc/passwd", "{slot}", "a*b?[c]", "ключ", "a b", "日本語"] {
             assert_eq!(Key::new(odd).unwrap().as_str(), odd);
         }
+    }
+
+    #[test]
+    fn a_pool_is_not_the_lock_of_its_name() {
+        let lock = Key::new("a").unwrap();
+        let pool = lock.clone().for_pool();
+        assert_ne!(lock, pool);
+        assert_ne!(lock.hash64(), pool.hash64());
+        assert_eq!((pool.name(), pool.is_pool(), lock.is_pool()), ("a", true, false));
+        assert_eq!(pool.clone().for_pool(), pool);
     }
 
     #[test]

@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Claim, Clock, FencingToken, Key, LockError, LossReason, Mono, Renew, Ttl, Validity, options::Options,
-    registry::Place,
+    Claim, Clock, FencingToken, Key, LockError, LossReason, Mono, Renew, Ttl, Validity, handoff::Reserve,
+    options::Options, registry::Place,
 };
 
 /// A handle on a held lock, cheap to clone. It does not hold the lock: the [`Guard`](crate::Guard) or the running
@@ -34,6 +34,12 @@ impl Lease {
     #[must_use]
     pub fn fencing_token(&self) -> FencingToken {
         self.0.token()
+    }
+
+    /// Which member of a pool it is; `None` for a lock that is no pool's.
+    #[must_use]
+    pub fn member(&self) -> Option<&str> {
+        self.0.claim.member.as_deref()
     }
 
     /// Whether the lock is still held. Reads the clock; does not depend on any task having run.
@@ -120,12 +126,22 @@ pub(crate) enum Phase {
 
 /// The state behind a [`Lease`].
 pub(crate) struct Hold {
+    /// What the store has: its token is that of the grant, whichever task of this process has the lock since.
     pub(crate) claim: Claim,
+    /// The token of this hold.
+    token: FencingToken,
+    /// What of the grant may be handed on when this ends; none if it was not acquired in line.
+    reserve: Option<Reserve>,
     pub(crate) acquired: Mono,
     renew: Renew,
     /// Where the registry keeps it.
     pub(crate) place: Place,
     clock: Clock,
+    /// When it was granted, or the renewal sent that was answered last.
+    renewed: AtomicU64,
+    /// The deadline as the store has it.
+    lasts: AtomicU64,
+    /// The same, but for the maximum hold and for renewals under way: what its holder goes by.
     deadline: AtomicU64,
     /// The ttl to renew for, in nanoseconds; an extension changes it.
     ttl: AtomicU64,
@@ -137,6 +153,8 @@ pub(crate) struct Hold {
     /// Who releases sooner has it kept back until then.
     pub(crate) min_until: Option<Mono>,
     failing: AtomicBool,
+    /// A renewal for less than the ttl was sent: whether or not it is answered, it may reach the store late.
+    cut: AtomicBool,
     /// Granted for less than its ttl, until the first renewal.
     confirming: AtomicBool,
     /// Renewals in a row that were not answered.
@@ -183,12 +201,17 @@ impl Hold {
             renew: options.renew,
             place: Place::default(),
             clock,
+            token: claim.token.unwrap_or(FencingToken::NONE),
+            reserve: None,
+            renewed: AtomicU64::new(now.as_nanos()),
+            lasts: AtomicU64::new(deadline.as_nanos()),
             deadline: AtomicU64::new(deadline.min(max_until).as_nanos()),
             ttl: AtomicU64::new(ttl),
             unknown_ttl: AtomicU64::new(if claim.unsettled { ttl } else { u64::MAX }),
             max_until,
             min_until: options.min_hold.map(|min| now.after(min)),
             failing: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             confirming: AtomicBool::new(false),
             unanswered: AtomicU8::new(0),
             warn_at: AtomicU64::new(now.as_nanos().saturating_add(ttl.saturating_mul(LONG))),
@@ -200,7 +223,38 @@ impl Hold {
     }
 
     pub(crate) fn token(&self) -> FencingToken {
-        self.claim.token.unwrap_or(FencingToken::NONE)
+        self.token
+    }
+
+    /// It may be handed on.
+    pub(crate) fn line_up(&mut self, reserve: Reserve) {
+        self.reserve = Some(reserve);
+    }
+
+    /// It was handed on, renewed last at this time, and has a token of its own.
+    pub(crate) fn continue_tenure(&mut self, token: FencingToken, reserve: Reserve, renewed: Mono) {
+        (self.token, self.reserve) = (token, Some(reserve));
+        *self.renewed.get_mut() = renewed.as_nanos();
+    }
+
+    pub(crate) fn reserve(&self) -> Option<Reserve> {
+        self.reserve
+    }
+
+    pub(crate) fn renewed(&self) -> Mono {
+        Mono::from_nanos(self.renewed.load(Ordering::Acquire))
+    }
+
+    /// The deadline by which the next may go that this is handed to, and whether it may do so without a renewal. None
+    /// if something may reach the store yet that cuts it short.
+    pub(crate) fn believed_by_the_next(&self) -> Option<(Mono, bool)> {
+        let ttl = nanos(self.claim.ttl);
+        if self.cut.load(Ordering::Acquire) || self.unknown_ttl.load(Ordering::Acquire) < ttl {
+            return None;
+        }
+        let unchanged = self.ttl.load(Ordering::Acquire) == ttl;
+        let confirmed = !self.failing.load(Ordering::Acquire) && !self.is_confirming();
+        Some((Mono::from_nanos(self.lasts.load(Ordering::Acquire)), unchanged && confirmed))
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -288,6 +342,9 @@ impl Hold {
     /// the renewal asks for can be believed; whether that is less than before.
     pub(crate) fn renewal_sent(&self, ttl: Ttl, sent: Mono) -> bool {
         self.failing.store(true, Ordering::Release);
+        if nanos(ttl) < nanos(self.claim.ttl) {
+            self.cut.store(true, Ordering::Release);
+        }
         let asked = deadline(ttl, sent, Validity::Session).as_nanos();
         asked < self.deadline.fetch_min(asked, Ordering::AcqRel)
     }
@@ -298,8 +355,10 @@ impl Hold {
         self.unanswered.store(0, Ordering::Release);
         self.confirming.store(false, Ordering::Release);
         self.ttl.store(nanos(ttl), Ordering::Release);
-        let deadline = deadline(self.reliable(ttl), sent, validity).min(self.max_until);
-        self.deadline.store(deadline.as_nanos(), Ordering::Release);
+        let deadline = deadline(self.reliable(ttl), sent, validity);
+        self.lasts.store(deadline.as_nanos(), Ordering::Release);
+        self.renewed.store(sent.as_nanos(), Ordering::Release);
+        self.deadline.store(deadline.min(self.max_until).as_nanos(), Ordering::Release);
     }
 
     /// A renewal was not answered in time.

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! - To **use** a lock: [`Locker`], [`Guard`], [`Lease`], [`KeyLock`], [`RwKey`], [`Semaphore`],
-//!   [`AllKeys`], [`AnyKey`], [`ReentrantKey`], [`blocking`].
+//!   [`AllKeys`], [`AnyKey`], [`ReentrantKey`], [`LockValue`], [`Pool`], [`blocking`].
 //! - To **set one up**: [`LockerBuilder`], [`Demand`], [`Observer`].
 //! - To **protect a store** from late writers: [`FencingToken`], [`Fence`].
 //! - To **write a backend**: [`AsyncLock`] has the recipe, [`memory`] is an example; `testing` (a feature) has the
@@ -41,6 +41,7 @@ mod erased;
 mod error;
 mod guard;
 mod guards;
+mod handoff;
 mod holder;
 mod hosts;
 #[cfg(feature = "axum")]
@@ -57,6 +58,8 @@ mod nonce;
 mod nursery;
 mod observer;
 mod options;
+mod pool;
+mod pools;
 mod queue;
 mod reentrant;
 mod registry;
@@ -73,6 +76,7 @@ mod shared;
 pub mod testing;
 mod together;
 mod token;
+mod values;
 mod withdrawn;
 
 pub use crate::{
@@ -91,18 +95,23 @@ pub use crate::{
     key::{IntoKey, InvalidKey, Key},
     keyed::KeyLock,
     lease::Lease,
-    lock::{Administer, AsyncLock, BoxFuture, Many, Powers, StepResult},
+    lock::{Administer, AsyncLock, BoxFuture, Many, Powers, StepResult, Values},
     locker::{Drained, Locker, Stats},
     memory::MemoryLock,
     nonce::Nonce,
     observer::{Observed, Observer},
-    options::{OnLost, ReleaseMode, Renew, Ttl, Wait},
+    options::{Fairness, OnLost, ReleaseMode, Renew, Ttl, Wait},
+    pool::{Pool, PoolGuard, Scan},
+    pools::{Health, Page, PoolChange, Pools},
     reentrant::{ReentrantGuard, ReentrantKey},
-    request::{Attempt, Busy, Claim, Event, Grant, Intent, Mode, Released, Renewed, Request, Together, Validity, Wake},
+    request::{
+        Attempt, Busy, Claim, Event, Grant, Intent, Mode, Released, Renewed, Request, Span, Together, Validity, Wake,
+    },
     retry::RetryPolicy,
     rw::RwKey,
     scope::{default_locker, install_default, scope},
     semaphore::Semaphore,
     token::{Fence, FencingToken, StaleToken},
+    values::{Change, LockValue, When},
     withdrawn::Withdrawn,
 };

@@ -6,7 +6,8 @@ use std::{
 };
 
 use crate::{
-    Attempt, BackendError, Capabilities, Claim, Event, Key, Nonce, Released, Renewed, Request, State, Together, Wake,
+    Attempt, BackendError, Capabilities, Change, Claim, Event, Key, Nonce, Pools, Released, Renewed, Request, State,
+    Together, Wake,
 };
 
 /// A boxed, sendable future: what the object-safe [`Powers`] return.
@@ -107,6 +108,10 @@ pub struct Powers<'a> {
     pub administer: Option<&'a dyn Administer>,
     /// Several locks, all or none.
     pub many: Option<&'a dyn Many>,
+    /// Values beside locks.
+    pub values: Option<&'a dyn Values>,
+    /// Pools.
+    pub pools: Option<&'a dyn Pools>,
 }
 
 impl<'a> Powers<'a> {
@@ -123,12 +128,27 @@ impl<'a> Powers<'a> {
         self.many = Some(power);
         self
     }
+
+    /// With the power to keep values beside locks.
+    #[must_use]
+    pub fn with_values(mut self, power: &'a dyn Values) -> Self {
+        self.values = Some(power);
+        self
+    }
+
+    /// With the power to keep pools.
+    #[must_use]
+    pub fn with_pools(mut self, power: &'a dyn Pools) -> Self {
+        self.pools = Some(power);
+        self
+    }
 }
 
 impl std::fmt::Debug for Powers<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (administer, many) = (self.administer.is_some(), self.many.is_some());
-        f.debug_struct("Powers").field("administer", &administer).field("many", &many).finish()
+        let mut powers = f.debug_struct("Powers");
+        powers.field("administer", &self.administer.is_some()).field("many", &self.many.is_some());
+        powers.field("values", &self.values.is_some()).field("pools", &self.pools.is_some()).finish()
     }
 }
 
@@ -148,4 +168,17 @@ pub trait Many: Send + Sync {
     /// asking again get the same grants. What was granted is renewed and released lock by lock, as any other; so is
     /// what was given up before it was answered.
     fn try_acquire_all<'a>(&'a self, requests: &'a [Request]) -> BoxFuture<'a, StepResult<Together>>;
+}
+
+/// The power to keep a value beside each lock: see [`LockValue`](crate::LockValue).
+pub trait Values: Send + Sync {
+    /// The value of `key`.
+    fn value<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, StepResult<Option<String>>>;
+
+    /// Makes this change if its condition [holds](crate::When::holds); whether it did, and for a value taken away, whether
+    /// there was one.
+    fn change<'a>(&'a self, key: &'a Key, change: &'a Change) -> BoxFuture<'a, StepResult<bool>>;
+
+    /// Renews the claim and, in the same step, sets the value for the claim's ttl: both, or neither if it is not held.
+    fn update<'a>(&'a self, claim: &'a Claim, value: &'a str) -> BoxFuture<'a, StepResult<Renewed>>;
 }

@@ -3,8 +3,8 @@
 use std::{fmt, future::Future, sync::Arc};
 
 use crate::{
-    AllKeys, AnyKey, AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockerBuilder, ReentrantKey,
-    RwKey, Semaphore, acquire::acquire, blocking, runtime::InRuntime, shared::Core,
+    AllKeys, AnyKey, AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockValue, LockerBuilder,
+    Pool, ReentrantKey, RwKey, Semaphore, acquire::acquire, blocking, runtime::InRuntime, shared::Core,
 };
 
 /// Locks by name, over some backend. Cheap to clone; one type whatever the backend.
@@ -198,6 +198,25 @@ impl Locker {
     /// As [`all`](Locker::all).
     pub fn any<K: IntoKey>(&self, keys: impl IntoIterator<Item = K>) -> Result<AnyKey, LockError> {
         AnyKey::new(self, keys)
+    }
+
+    /// The value beside the lock of `key`: a small text that anybody may read, and change on condition of what it is.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Unsupported`] if the backend keeps no values; [`LockError::InvalidKey`].
+    pub fn value(&self, key: impl IntoKey) -> Result<LockValue, LockError> {
+        LockValue::new(&self.key(key))
+    }
+
+    /// The pool of this name: a set of members, of which each is held by one at a time. A pool and a lock of the same
+    /// name have nothing to do with each other.
+    ///
+    /// # Errors
+    ///
+    /// [`LockError::Unsupported`] if the backend has no pools; [`LockError::InvalidKey`].
+    pub fn pool(&self, name: impl IntoKey) -> Result<Pool, LockError> {
+        Pool::new(self, name.into_key_in(&self.core.prefix)?)
     }
 
     /// The same locks for synchronous code.

@@ -1,6 +1,6 @@
 //! What can be set, per locker and per call, and within which limits.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{InvalidOption, Mode, Owner, RetryPolicy};
 
@@ -90,6 +90,23 @@ pub enum ReleaseMode {
     Background,
 }
 
+/// Who is next when several processes, and several tasks of each, wait for one lock. It is a setting of the locker.
+///
+/// Within one locker tasks are served in the order they came, either way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum Fairness {
+    /// A process that has the lock hands it from task to task without asking the store, each with a token of its own,
+    /// and gives it up once others wait: after 64 hand-overs at most, and after 10 ms with what then runs under it. The
+    /// default, on backends that can ([`Capabilities::spans`](crate::Capabilities::spans)): on a busy key it is many
+    /// times faster, and an acquisition costs the store next to nothing.
+    #[default]
+    Bounded,
+    /// Each task stands in the queue of the store; who came first is first, whatever process it is in, as far as the
+    /// backend is [`fair`](crate::Capabilities::fair).
+    Strict,
+}
+
 /// All settings of one acquisition.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -103,6 +120,8 @@ pub(crate) struct Options {
     pub(crate) on_lost: OnLost,
     pub(crate) release: ReleaseMode,
     pub(crate) owner: Owner,
+    /// Under which name a member of a pool is wanted.
+    pub(crate) affinity: Option<Arc<str>>,
     /// How long a failing store is asked again before the acquisition fails.
     pub(crate) patience: Duration,
     /// After how long a waiter is warned about, with the holder's name.
@@ -122,6 +141,7 @@ impl Options {
             on_lost: OnLost::Cancel,
             release: ReleaseMode::Await,
             owner,
+            affinity: None,
             patience: Duration::from_secs(10),
             warn_after: Duration::from_secs(30),
         }

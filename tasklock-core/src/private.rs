@@ -1,9 +1,12 @@
 //! What `#[synchronized]` expands to, and what this project's crates share, besides the public API. Not for others: it
 //! changes without notice.
 
-use std::sync::Arc;
+use std::{fmt, future::Future, sync::Arc};
 
-use crate::{InvalidKey, Key, KeyLock, LockError, LockKey, Locker};
+use crate::{
+    AllKeys, InvalidKey, Key, KeyLock, Lease, LockError, LockKey, Locker, ReentrantKey,
+    options::{Options, setters},
+};
 pub use crate::{encode::KeyBuilder, hosts::split_hosts};
 
 /// The locker to be used where none is named.
@@ -16,6 +19,70 @@ pub fn key_lock(locker: Result<Locker, LockError>, key: Result<Key, InvalidKey>)
     match (locker, key) {
         (Ok(locker), key) => locker.key(key),
         (Err(error), key) => KeyLock::new(Err(error), key),
+    }
+}
+
+/// Locks on these keys, all or none; what is wrong comes out of the first use.
+pub fn all_keys<const N: usize>(locker: Result<Locker, LockError>, keys: [Result<Key, InvalidKey>; N]) -> Keys {
+    Keys(locker.and_then(|locker| locker.all(keys)))
+}
+
+/// `all(…)`.
+#[derive(Debug)]
+pub struct Keys(Result<AllKeys, LockError>);
+
+impl Keys {
+    setters!();
+
+    /// As [`AllKeys::synchronized_with`].
+    pub async fn synchronized_with<F, Fut>(self, body: F) -> Result<Fut::Output, LockError>
+    where
+        F: FnOnce(Vec<Lease>) -> Fut,
+        Fut: Future,
+    {
+        self.0?.synchronized_with(body).await
+    }
+
+    /// As [`AllKeys::synchronized_if_free_with`].
+    pub async fn synchronized_if_free_with<F, Fut>(self, body: F) -> Result<Option<Fut::Output>, LockError>
+    where
+        F: FnOnce(Vec<Lease>) -> Fut,
+        Fut: Future,
+    {
+        self.0?.synchronized_if_free_with(body).await
+    }
+
+    fn set(self, set: impl Fn(&mut Options)) -> Self {
+        Keys(self.0.map(|keys| keys.set(set)))
+    }
+}
+
+/// `reentrant = …`.
+#[derive(Debug)]
+pub struct Reentrant(Result<ReentrantKey, LockError>);
+
+/// The same lock, for its owner to enter again.
+pub fn reentrant(lock: KeyLock, owner: &(impl fmt::Display + ?Sized)) -> Reentrant {
+    Reentrant(ReentrantKey::new(lock, &owner.to_string()))
+}
+
+impl Reentrant {
+    /// As [`ReentrantKey::synchronized_with`].
+    pub async fn synchronized_with<F, Fut>(self, body: F) -> Result<Fut::Output, LockError>
+    where
+        F: FnOnce(Lease) -> Fut,
+        Fut: Future,
+    {
+        self.0?.synchronized_with(body).await
+    }
+
+    /// As [`ReentrantKey::synchronized_if_free_with`].
+    pub async fn synchronized_if_free_with<F, Fut>(self, body: F) -> Result<Option<Fut::Output>, LockError>
+    where
+        F: FnOnce(Lease) -> Fut,
+        Fut: Future,
+    {
+        self.0?.synchronized_if_free_with(body).await
     }
 }
 

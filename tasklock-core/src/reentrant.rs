@@ -106,7 +106,44 @@ impl ReentrantKey {
     ///
     /// As [`Locker::synchronized`](crate::Locker::synchronized).
     pub async fn synchronized<F: Future>(&self, body: F) -> Result<F::Output, LockError> {
-        current::run(self.acquire().await?, self.lock.ending(), |_| body).await
+        self.synchronized_with(|_| body).await
+    }
+
+    /// Runs `body`, which is given the lease, while holding it.
+    ///
+    /// # Errors
+    ///
+    /// As [`synchronized`](ReentrantKey::synchronized).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Locker::synchronized`](crate::Locker::synchronized).
+    pub async fn synchronized_with<F, Fut>(&self, body: F) -> Result<Fut::Output, LockError>
+    where
+        F: FnOnce(Lease) -> Fut,
+        Fut: Future,
+    {
+        current::run(self.acquire().await?, self.lock.ending(), body).await
+    }
+
+    /// Runs `body` while holding it, if it is free or this owner's; `None`, and `body` is not run, if somebody else has it.
+    ///
+    /// # Errors
+    ///
+    /// As [`synchronized`](ReentrantKey::synchronized).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Locker::synchronized`](crate::Locker::synchronized).
+    pub async fn synchronized_if_free_with<F, Fut>(&self, body: F) -> Result<Option<Fut::Output>, LockError>
+    where
+        F: FnOnce(Lease) -> Fut,
+        Fut: Future,
+    {
+        match self.try_acquire().await? {
+            Some(guard) => current::run(guard, self.lock.ending(), body).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     async fn enter(&self, shared: &Arc<Shared>) -> Result<ReentrantGuard, LockError> {

@@ -19,6 +19,8 @@ pub enum Mode {
         /// than `of` are held, whatever the others were told.
         of: NonZeroU32,
     },
+    /// Any free member of the pool that the key names, alone: see [`Pools`](crate::Pools).
+    Member,
 }
 
 /// What an attempt is to do if the lock is held.
@@ -57,13 +59,15 @@ pub struct Request {
     /// A moment before the first byte was sent under this nonce. A grant is valid for `ttl` from here, unless the
     /// store's reply proves that the ttl began later.
     pub since: Mono,
+    /// Under which name a member of a pool is wanted: it gets the one that it had before, if that is free.
+    pub affinity: Option<Arc<str>>,
 }
 
 impl Request {
     /// An exclusive request for one token.
     #[must_use]
     pub fn new(key: Key, nonce: Nonce, ttl: Ttl, intent: Intent, owner: Owner, since: Mono) -> Self {
-        Request { key, nonce, mode: Mode::Exclusive, ttl, span: NonZeroU32::MIN, intent, owner, since }
+        Request { key, nonce, mode: Mode::Exclusive, ttl, span: NonZeroU32::MIN, intent, owner, since, affinity: None }
     }
 
     /// The end of a lease of this request's ttl that began at `start`.
@@ -88,9 +92,14 @@ pub struct Claim {
     /// The token it was granted under; `None` while it has none. A store that answers with another one has granted
     /// it to somebody else.
     pub token: Option<FencingToken>,
+    /// The member of a pool that it was granted; `None` if it is no pool's, or has none.
+    pub member: Option<Arc<str>>,
     /// An attempt of this nonce has not been answered and may reach the store yet. A release must then see to it
     /// that it finds nothing to take.
     pub unsettled: bool,
+    /// How many further fencing tokens to reserve with a renewal, for waiters of this process that the lock is to be
+    /// handed to. A backend may give fewer, or none.
+    pub span: Option<NonZeroU32>,
 }
 
 impl Claim {
@@ -103,7 +112,8 @@ impl Claim {
     /// The claim of a nonce of which no more is known: enough to release it.
     #[must_use]
     pub fn for_release(key: Key, nonce: Nonce) -> Self {
-        Claim { key, nonce, mode: Mode::Exclusive, ttl: Ttl::Never, token: None, unsettled: false }
+        let (mode, ttl) = (Mode::Exclusive, Ttl::Never);
+        Claim { key, nonce, mode, ttl, token: None, member: None, unsettled: false, span: None }
     }
 }
 
@@ -136,19 +146,28 @@ pub struct Grant {
     /// The store holds it for a shorter time than the ttl, until it is renewed: core does so after a third of that
     /// time, unless it was released before.
     pub confirm: bool,
+    /// Which member of a pool it is.
+    pub member: Option<Arc<str>>,
 }
 
 impl Grant {
     /// One token, nothing to confirm.
     #[must_use]
     pub fn new(token: Option<FencingToken>, validity: Validity) -> Self {
-        Grant { token, span: NonZeroU32::MIN, validity, confirm: false }
+        Grant { token, span: NonZeroU32::MIN, validity, confirm: false, member: None }
     }
 
     /// A grant that core must renew before its short time is over.
     #[must_use]
     pub fn to_confirm(mut self) -> Self {
         self.confirm = true;
+        self
+    }
+
+    /// A grant of this member of a pool.
+    #[must_use]
+    pub fn of_member(mut self, member: Arc<str>) -> Self {
+        self.member = Some(member);
         self
     }
 }
@@ -207,6 +226,16 @@ pub enum Wake {
     Retry,
 }
 
+/// Fencing tokens reserved for one process: from the first, as many as this.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(clippy::exhaustive_structs)]
+pub struct Span {
+    /// The lowest.
+    pub first: FencingToken,
+    /// How many.
+    pub count: NonZeroU32,
+}
+
 /// The answer to a renewal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -218,8 +247,10 @@ pub enum Renewed {
         validity: Validity,
         /// The token it is held under, if the reply says.
         token: Option<FencingToken>,
-        /// How many wait for it elsewhere, if the reply says.
+        /// How many wait for it at the store, if the reply says.
         waiters: Option<u32>,
+        /// The further tokens that the claim asked for: higher than all there were, lower than all to come.
+        more: Option<Span>,
     },
     /// It is not, and never will be again under this nonce.
     NotOwner,
@@ -229,7 +260,27 @@ impl Renewed {
     /// Still held.
     #[must_use]
     pub const fn held(validity: Validity, token: Option<FencingToken>) -> Self {
-        Renewed::Held { validity, token, waiters: None }
+        Renewed::Held { validity, token, waiters: None, more: None }
+    }
+
+    /// With further tokens, if they were asked for.
+    #[must_use]
+    pub const fn with_more(self, span: Option<Span>) -> Self {
+        match self {
+            Renewed::Held { validity, token, waiters, .. } => Renewed::Held { validity, token, waiters, more: span },
+            Renewed::NotOwner => self,
+        }
+    }
+
+    /// With so many waiting for it at the store.
+    #[must_use]
+    pub const fn with_waiters(self, count: u32) -> Self {
+        match self {
+            Renewed::Held { validity, token, more, .. } => {
+                Renewed::Held { validity, token, waiters: Some(count), more }
+            }
+            Renewed::NotOwner => self,
+        }
     }
 }
 

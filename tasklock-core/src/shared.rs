@@ -82,7 +82,7 @@ pub(crate) struct Core {
 /// How long guards and waiters have to go at a shutdown.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// How long a question to the store may take.
-const ANSWER_WAIT: Duration = Duration::from_secs(10);
+pub(crate) const ANSWER_WAIT: Duration = Duration::from_secs(10);
 /// How long a release is waited for before it goes on in the background.
 pub(crate) const RELEASE_WAIT: Duration = Duration::from_secs(5);
 
@@ -95,12 +95,15 @@ impl Shared {
         if self.closed.load(Ordering::Acquire) { Err(LockError::ShutDown) } else { Ok(()) }
     }
 
-    /// Gives a hold back, if that needs no waiting: it was lost already, or the backend answers at once. `None`: call
+    /// Gives a hold back, if that needs no waiting: it was lost already, is handed on, or the backend answers at once. `None`: call
     /// [`release`](Shared::release).
     pub(crate) fn release_at_once(self: &Arc<Self>, hold: &Arc<Hold>) -> Option<ReleaseOutcome> {
         if !self.begin_release(hold) {
             self.clean_up_after_loss(hold);
             return Some(ReleaseOutcome::AlreadyLost);
+        }
+        if self.hand_on(hold) {
+            return Some(ReleaseOutcome::Released);
         }
         self.release_now(hold).map(|released| self.released(hold, released))
     }
@@ -116,7 +119,9 @@ impl Shared {
     /// Gives a hold back without waiting: what a dropped guard does, on whatever thread.
     pub(crate) fn release_in_background(self: &Arc<Self>, hold: &Arc<Hold>) {
         if self.begin_release(hold) {
-            self.let_go(hold);
+            if !self.hand_on(hold) {
+                self.let_go(hold);
+            }
         } else {
             self.clean_up_after_loss(hold);
         }
@@ -129,6 +134,9 @@ impl Shared {
             return;
         }
         self.registry.remove(hold);
+        if hold.reserve().is_some() {
+            self.leave_line(&hold.claim.key, hold.claim.nonce);
+        }
         let held = self.clock.now().since(hold.acquired);
         let (key, token, backend) = (self.shown(&hold.claim.key), hold.token().get(), self.backend_name());
         tracing::warn!(target: "tasklock", %key, backend, token, held = ?held, "lock lost: {reason}");
@@ -148,11 +156,20 @@ impl Shared {
         self: &Arc<Self>,
         question: impl Future<Output = StepResult<T>> + Send,
     ) -> Result<T, LockError> {
+        self.ask_for(ANSWER_WAIT, question).await
+    }
+
+    /// The same, of which the store may have more to do.
+    pub(crate) async fn ask_for<T>(
+        self: &Arc<Self>,
+        bound: Duration,
+        question: impl Future<Output = StepResult<T>> + Send,
+    ) -> Result<T, LockError> {
         self.check_open()?;
-        let bounded = async { Ok(tokio::time::timeout(ANSWER_WAIT, question).await) };
+        let bounded = async { Ok(tokio::time::timeout(bound, question).await) };
         match InRuntime::new(self, bounded).await? {
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(BackendError::unknown(format!("the store did not answer within {ANSWER_WAIT:?}")).into()),
+            Err(_) => Err(BackendError::unknown(format!("the store did not answer within {bound:?}")).into()),
         }
     }
 
@@ -180,6 +197,9 @@ impl Shared {
     pub(crate) fn close(self: &Arc<Self>) -> Vec<Arc<Hold>> {
         self.closed.store(true, Ordering::Release);
         self.signal.send_modify(|signal| signal.closed = true);
+        if let Some(queue) = &self.queue {
+            queue.close(self.clock.now());
+        }
         self.grow_up_all();
         let holds = self.registry.drain();
         for hold in &holds {
@@ -237,7 +257,7 @@ impl Shared {
             // Up to a tenth earlier, so that leases taken together are not renewed together for ever.
             Some(period) => {
                 let earlier = period / 10 / 1024 * hold.claim.nonce.jitter();
-                Mono::from_nanos(hold.acquired.as_nanos().saturating_add(period - earlier))
+                Mono::from_nanos(hold.renewed().as_nanos().saturating_add(period - earlier))
             }
         };
         self.registry.insert(hold.clone(), renew_at);

@@ -175,7 +175,7 @@ impl InOneStep {
         let mut guards = Guards::none();
         for ((request, grant), deadline) in self.requests.drain(..).zip(grants).zip(deadlines) {
             let times = Times { started: self.started, now, deadline };
-            guards.push(acquire::accept(&self.core, request, unsettled, grant, &times, options));
+            guards.push(acquire::accept(&self.core, None, request, unsettled, grant, &times, options));
         }
         // Lost already, if the locker was shut down meanwhile.
         self.core.shared.check_open().and_then(|()| guards.check()).map(|()| guards)

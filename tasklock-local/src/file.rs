@@ -10,7 +10,7 @@ use tasklock_core::{
 use crate::{
     LocalConfig, LocalError,
     directory::Directory,
-    store::{MOST_TOGETHER, Store},
+    store::{GATE, MOST_TOGETHER, Store},
 };
 
 pub(crate) const CAPABILITIES: Capabilities = Capabilities::new("file")
@@ -109,7 +109,14 @@ impl AsyncLock for FileLock {
 
 impl Administer for FileLock {
     fn revoke<'a>(&'a self, key: &'a Key, seen: Option<Nonce>) -> BoxFuture<'a, StepResult<bool>> {
-        Box::pin(async move { Ok(self.store.revoke(key, seen)?) })
+        Box::pin(async move {
+            loop {
+                match self.store.revoke(key, seen)? {
+                    Some(broken) => return Ok(broken),
+                    None => tokio::time::sleep(GATE).await,
+                }
+            }
+        })
     }
 }
 

@@ -12,7 +12,7 @@
 //! | file | what |
 //! |---|---|
 //! | `prefix:name.lock` | the lock: `flock` on it is the hold; in it are the last token and who took it |
-//! | `prefix:name.gate` | locked for the moment in which one of those who share a lock takes a token |
+//! | `prefix:name.gate` | locked for the moment in which one of those who share a lock takes a token, or somebody breaks it |
 //! | `*.sock` | one for each process with a [`SocketLock`], named by its records: where waiters are told |
 //! | `*.new`, `*.old`, `*.bind` | for moments |
 //!
@@ -31,7 +31,7 @@
 //! 4. *Wait* (socket): connect to the socket in the record, name the hold, and read until the end, which comes with the
 //!    release, with the holder's death, or at once if it does not have that hold. Then try. A lost message costs a
 //!    second. Waiting for a holder that has no socket, or for those who share a lock, is asking every 100 ms.
-//! 5. *Break*: a new file with the last token takes the place of the locked one. If meanwhile another holder than the one
+//! 5. *Break*: behind the gate, a new file with the last token takes the place of the locked one. If meanwhile another holder than the one
 //!    meant had locked it, the old file is put back; should that holder look in those microseconds, it believes the lock
 //!    lost.
 //! 6. *Inspect*: who holds is in the record; whether it still does is found by trying the lock in shared mode. For that

@@ -137,7 +137,8 @@ impl LockFile {
     }
 
     fn read_as(&self, parse: impl FnOnce(&[u8]) -> Content) -> Result<Content, LocalError> {
-        let mut bytes = [0; MOST];
+        // One more, to tell files that are none of ours.
+        let mut bytes = [0; MOST + 1];
         let len = self.file.read_at(&mut bytes, 0).map_err(|e| self.io("read", e))?;
         Ok(parse(&bytes[..len]))
     }

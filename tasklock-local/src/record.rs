@@ -82,9 +82,11 @@ impl Content {
         if let Some(rest) = text.strip_prefix(HEAD) {
             return parse(text, rest).and_then(|lines| record(&lines)).map_or(Content::Nothing, Content::Record);
         }
-        // File systems leave files behind that end early, or in zeros, when the machine crashes.
-        let written = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-        if HEAD.as_bytes().starts_with(written) {
+        // File systems leave files behind that end early, or in zeros, when the machine crashes. Others' files may begin
+        // with a zero, too.
+        let written = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+        let (written, rest) = bytes.split_at(written);
+        if HEAD.as_bytes().starts_with(written) && rest.iter().all(|byte| *byte == 0) && bytes.len() <= MOST {
             return Content::Nothing;
         }
         match text.strip_prefix(MAGIC).and_then(|rest| rest.lines().next()) {
@@ -342,7 +344,8 @@ mod tests {
     fn what_others_wrote_is_told() {
         assert_eq!(Content::parse(b"tasklock 2\nanything"), Content::Version("2".to_owned()));
         assert_eq!(Content::parse(b"tasklock 10\n"), Content::Version("10".to_owned()));
-        for foreign in [&b"#!/bin/sh\n"[..], b"4711\n", b"\xff\xfe", b"tasklist"] {
+        let (zeros, image) = ([0; MOST + 1], [&[0; 510][..], b"\x55\xaa"].concat());
+        for foreign in [&b"#!/bin/sh\n"[..], b"4711\n", b"\xff\xfe", b"tasklist", b"\0\x01\0", &image, &zeros] {
             assert_eq!(Content::parse(foreign), Content::Foreign);
         }
     }

@@ -1,6 +1,6 @@
 //! The socket backend: the file backend, and a socket on which waiters are told.
 
-use std::{future::pending, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use tasklock_core::{
     AsyncLock, Attempt, Capabilities, Claim, Key, Powers, Released, Renewed, Request, State, StepResult, Wake, WakeBy,
@@ -10,7 +10,7 @@ use crate::{
     FileLock, LocalConfig, LocalError,
     directory::Directory,
     file,
-    store::Store,
+    store::{POLL, Store},
     waker::{Waker, follow},
 };
 
@@ -94,8 +94,11 @@ impl AsyncLock for SocketLock {
                 follow(&socket, nonce).await;
                 Ok(Wake::Retry)
             }
-            // Held by someone who tells nobody.
-            None => pending().await,
+            // Held by someone who tells nobody, perhaps since just now: the attempt may have seen one who does.
+            None => {
+                tokio::time::sleep(POLL).await;
+                Ok(Wake::Retry)
+            }
         }
     }
 

@@ -10,8 +10,8 @@ use std::{
 
 use rustix::io::Errno;
 use tasklock_core::{
-    Attempt, BackendError, Busy, Claim, Clock, FencingToken, Grant, Holder, Key, Mode, Mono, Nonce, Released, Renewed,
-    Request, State, StepResult, Together, Ttl, Validity, Withdrawn, wall_micros,
+    Attempt, BackendError, Busy, Claim, Clock, FencingToken, Grant, Key, Mode, Mono, Nonce, Released, Renewed, Request,
+    State, StepResult, Together, Ttl, Validity, Withdrawn, wall_micros,
 };
 
 use crate::{
@@ -24,11 +24,11 @@ use crate::{
 };
 
 /// How often those who are not told ask again at least.
-const POLL: Duration = Duration::from_millis(100);
+pub(crate) const POLL: Duration = Duration::from_millis(100);
 /// The same for those who are: nothing but a holder that has come to a standstill keeps them waiting.
 const TOLD: Duration = Duration::from_secs(1);
-/// Taking a token among those who share a lock takes microseconds.
-const GATE: Duration = Duration::from_millis(1);
+/// Taking a token among those who share a lock takes microseconds, and so does breaking one.
+pub(crate) const GATE: Duration = Duration::from_millis(1);
 /// A file that is replaced under the hands of those who open it is opened again this often.
 const REOPENS: usize = 16;
 /// For how long after it was opened a file is locked again, in microseconds of the wall clock. A child that is forked and
@@ -174,16 +174,16 @@ impl Store {
 
     /// Who holds a lock. The record may be that of a holder that is gone: so the lock is tried, and given back at once.
     pub(crate) fn look(&self, key: &Key) -> Result<State, LocalError> {
-        let Some(mut file) = LockFile::existing(self.directory.lock(key))? else { return Ok(State::default()) };
+        let Some(mut file) = self.existing(key)? else { return Ok(State::default()) };
         // Shared, so that two who look do not find each other.
         let free = file.try_lock(true)? && (!is_shared(&file.read()?) || file.try_lock(false)?);
-        let holder = if free { None } else { Some(Arc::new(holder(&file)?)) };
+        let holder = if free { None } else { Some(Arc::new(settled(&file)?.holder(wall_micros()))) };
         Ok(State::new(holder, None))
     }
 
     /// Who is to be asked for news of a lock: the name of a socket, and the nonce of the hold.
     pub(crate) fn whom_to_ask(&self, key: &Key) -> Result<Option<(PathBuf, Nonce)>, LocalError> {
-        let Some(file) = LockFile::existing(self.directory.lock(key))? else { return Ok(None) };
+        let Some(file) = self.existing(key)? else { return Ok(None) };
         let content = file.read()?;
         let taker = content.taker().filter(|taker| !taker.shared);
         let waker = taker.and_then(|taker| Some((taker.waker.as_deref()?, taker.nonce)));
@@ -193,26 +193,32 @@ impl Store {
     }
 
     /// Puts a new file in the place of one that is locked, with the same last token: the next one to open it finds it
-    /// free, and the holder finds that the file it has locked is no longer the lock.
-    pub(crate) fn revoke(&self, key: &Key, seen: Option<Nonce>) -> Result<bool, LocalError> {
+    /// free, and the holder finds that the file it has locked is no longer the lock. `None` while somebody else is at it.
+    pub(crate) fn revoke(&self, key: &Key, seen: Option<Nonce>) -> Result<Option<bool>, LocalError> {
         let path = self.directory.lock(key);
         for _ in 0..REOPENS {
-            let Some(mut old) = LockFile::existing(path.clone())? else { return Ok(false) };
+            let Some(mut old) = self.existing(key)? else { return Ok(Some(false)) };
             if old.try_lock(false)? {
-                return Ok(false);
+                return Ok(Some(false));
             }
             let wanted = |content: &Content| seen.is_none() || content.taker().map(|taker| taker.nonce) == seen;
-            if !wanted(&old.read()?) {
-                return Ok(false);
+            if !wanted(&ours(&old)?) {
+                return Ok(Some(false));
+            }
+            // One at a time: a second one would find the file of the first, or that of whoever has come in since, in the
+            // place of this one.
+            let mut gate = self.gate(key)?;
+            if !(gate.try_lock(false)? && gate.is_current()?) {
+                return Ok(None);
             }
             // The old file keeps a name until it is certain that it was the right one.
             let (fresh, kept) = (Litter(self.directory.fresh("new")), Litter(self.directory.fresh("old")));
-            let mut file = LockFile::create_new(fresh.0.clone())?;
+            let mut file = self.roomy(|| LockFile::create_new(fresh.0.clone()))?;
             // Nobody gets the new one before its token is right.
             if !file.try_lock(false)? {
                 continue;
             }
-            file.write(&free_record(&old.read()?))?;
+            file.write(&free_record(&ours(&old)?))?;
             let io = |what, path: &Path| {
                 let path = path.to_owned();
                 move |source| LocalError::Io { what, path, source }
@@ -224,15 +230,15 @@ impl Store {
             fs::rename(&fresh.0, &path).map_err(io("replace", &path))?;
             // Whoever has taken the old file meanwhile wrote before it looked at the name, and looked before the name
             // was changed: it is in there now.
-            let found = old.read()?;
+            let found = settled(&old)?;
             if !wanted(&found) {
                 fs::rename(&kept.0, &path).map_err(io("restore", &path))?;
-                return Ok(false);
+                return Ok(Some(false));
             }
             file.write(&free_record(&found))?;
             // Before anybody gets the new file: from here on the old one has no name, and its holder can tell.
             drop(kept);
-            return Ok(true);
+            return Ok(Some(true));
         }
         Err(LocalError::Replaced { path })
     }
@@ -243,7 +249,7 @@ impl Store {
         for _ in 0..REOPENS {
             let mut file = match self.idle.take(key) {
                 Some(file) => file,
-                None => self.open(self.directory.lock(key))?,
+                None => self.roomy(|| LockFile::create(self.directory.lock(key)))?,
             };
             if !file.try_lock(shared)? {
                 if !file.is_current()? {
@@ -251,7 +257,7 @@ impl Store {
                 }
                 return Ok(Taken::Busy(self.busy(&file.read()?)));
             }
-            let mut gate = if shared { Some(self.open(self.directory.gate(key))?) } else { None };
+            let mut gate = if shared { Some(self.gate(key)?) } else { None };
             if let Some(gate) = &mut gate {
                 if !(gate.try_lock(false)? && gate.is_current()?) {
                     return Ok(Taken::Busy(Busy::new(None, Some(GATE))));
@@ -280,12 +286,20 @@ impl Store {
         Err(LocalError::Replaced { path: self.directory.lock(key) })
     }
 
+    fn existing(&self, key: &Key) -> Result<Option<LockFile>, LocalError> {
+        self.roomy(|| LockFile::existing(self.directory.lock(key)))
+    }
+
+    fn gate(&self, key: &Key) -> Result<LockFile, LocalError> {
+        self.roomy(|| LockFile::create(self.directory.gate(key)))
+    }
+
     /// Opens a file, if need be in the place of those that are only kept for later.
-    fn open(&self, path: PathBuf) -> Result<LockFile, LocalError> {
-        match LockFile::create(path) {
-            Err(LocalError::Io { path, source, .. }) if is_out_of_descriptors(&source) => {
+    fn roomy<T>(&self, open: impl Fn() -> Result<T, LocalError>) -> Result<T, LocalError> {
+        match open() {
+            Err(LocalError::Io { source, .. }) if is_out_of_descriptors(&source) => {
                 self.idle.clear();
-                LockFile::create(path)
+                open()
             }
             opened => opened,
         }
@@ -351,15 +365,21 @@ impl Drop for Litter {
 
 /// Above the last one, and above all that a file which is no more may have had.
 fn next_token(file: &LockFile, now: u64) -> Result<FencingToken, LocalError> {
-    let path = || file.path().to_owned();
-    let last = match file.read_token()? {
-        Content::Nothing => return Ok(FencingToken::new(now.max(1))),
-        Content::Record(record) => record.token.get(),
-        Content::Version(version) => return Err(LocalError::Version { path: path(), version }),
-        Content::Foreign => return Err(LocalError::Foreign { path: path() }),
-    };
-    let next = last.checked_add(1).ok_or_else(|| LocalError::Exhausted { path: path(), last })?;
+    let Some(last) = last_token(file, &file.read_token()?)? else { return Ok(FencingToken::new(now.max(1))) };
+    let last = last.get();
+    let next = last.checked_add(1).ok_or_else(|| LocalError::Exhausted { path: file.path().to_owned(), last })?;
     Ok(FencingToken::new(next.max(now)))
+}
+
+/// The last token of a file that is a lock's, if it has one.
+fn last_token(file: &LockFile, content: &Content) -> Result<Option<FencingToken>, LocalError> {
+    let path = || file.path().to_owned();
+    match content {
+        Content::Nothing => Ok(None),
+        Content::Record(record) => Ok(Some(record.token)),
+        Content::Version(version) => Err(LocalError::Version { path: path(), version: version.clone() }),
+        Content::Foreign => Err(LocalError::Foreign { path: path() }),
+    }
 }
 
 /// The record of a lock that nobody has.
@@ -371,8 +391,8 @@ fn free_record(content: &Content) -> Record {
     Record { token, taker: None }
 }
 
-/// The holder, from a record that may be written just now.
-fn holder(file: &LockFile) -> Result<Holder, LocalError> {
+/// What a file says that somebody may be writing to just now.
+fn settled(file: &LockFile) -> Result<Content, LocalError> {
     let mut content = file.read()?;
     for _ in 0..REOPENS {
         if content != Content::Nothing {
@@ -380,7 +400,14 @@ fn holder(file: &LockFile) -> Result<Holder, LocalError> {
         }
         content = file.read()?;
     }
-    Ok(content.holder(wall_micros()))
+    Ok(content)
+}
+
+/// The same, if it is a lock's.
+fn ours(file: &LockFile) -> Result<Content, LocalError> {
+    let content = settled(file)?;
+    last_token(file, &content)?;
+    Ok(content)
 }
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {

@@ -218,3 +218,19 @@ async fn sweep(directory: &Path) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record is a file that others may have written: what it names is looked for in the directory and nowhere else.
+    #[test]
+    fn only_sockets_of_this_directory_are_asked() {
+        assert!(Waker::is_name("000102030405060708090a0b0c0d0e0f.sock"));
+        let long = format!("{}.sock", "0".repeat(33));
+        for name in ["", ".sock", "../000102030405060708090a0b0c0d0.sock", "/run/other.sock", &long, "-"] {
+            assert!(!Waker::is_name(name), "{name}");
+        }
+        assert!(!Waker::is_name("000102030405060708090a0b0c0d0e0f.lock"));
+    }
+}

@@ -4,8 +4,9 @@ use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::quote;
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
+use syn::punctuated::Punctuated;
 use syn::spanned::Spanned;
-use syn::{Expr, ExprLit, Ident, Lit, LitStr, Path, Token};
+use syn::{Expr, ExprLit, Ident, Lit, LitStr, Path, Token, parenthesized, token};
 
 use crate::ctxt::{Ctxt, did_you_mean};
 use crate::function::Names;
@@ -15,6 +16,8 @@ use crate::function::Names;
 pub(crate) struct Args {
     pub(crate) keys: Vec<LitStr>,
     pub(crate) key: Given<Expr>,
+    /// Keys of locks of their own, all or none.
+    pub(crate) all: Given<Vec<LitStr>>,
     pub(crate) lock: Given<Expr>,
     pub(crate) ttl: Given<Expr>,
     pub(crate) wait: Given<Expr>,
@@ -22,6 +25,7 @@ pub(crate) struct Args {
     pub(crate) skip_if_locked: Given<()>,
     pub(crate) shared: Given<()>,
     pub(crate) permits: Given<Expr>,
+    pub(crate) reentrant: Given<Expr>,
     pub(crate) scope: Given<Scope>,
     pub(crate) guard: Given<Ident>,
     pub(crate) on_lost: Given<OnLost>,
@@ -65,7 +69,7 @@ pub(crate) enum Release {
 }
 
 /// Every option, and whether it takes a value.
-const OPTIONS: [(&str, bool); 15] = [
+const OPTIONS: [(&str, bool); 17] = [
     ("key", true),
     ("lock", true),
     ("ttl", true),
@@ -74,12 +78,14 @@ const OPTIONS: [(&str, bool); 15] = [
     ("skip_if_locked", false),
     ("shared", false),
     ("permits", true),
+    ("reentrant", true),
     ("scope", true),
     ("guard", true),
     ("on_lost", true),
     ("on_error", true),
     ("release", true),
     ("blocking", false),
+    ("all", false),
     ("crate", true),
 ];
 
@@ -103,7 +109,7 @@ impl Args {
             cx.push(error);
         }
         // A key that could not be read is not also a missing one.
-        if cx.is_empty() && args.keys.is_empty() && !args.key.is_given() {
+        if cx.is_empty() && args.keys.is_empty() && !args.key.is_given() && !args.all.is_given() {
             cx.error(Span::call_site(), missing_key(names));
         }
         args.check(cx);
@@ -129,6 +135,7 @@ impl Args {
         let at = name.span();
         match text.as_str() {
             "key" => self.key.set(at, &text, input.parse()?, cx),
+            "all" => self.all.set(at, &text, all(input, at)?, cx),
             "lock" => self.lock.set(at, &text, input.parse()?, cx),
             "ttl" => self.ttl.set(at, &text, duration(input, &text)?, cx),
             "wait" => self.wait.set(at, &text, duration(input, &text)?, cx),
@@ -136,6 +143,7 @@ impl Args {
             "skip_if_locked" => self.skip_if_locked.set(at, &text, (), cx),
             "shared" => self.shared.set(at, &text, (), cx),
             "permits" => self.permits.set(at, &text, permits(input)?, cx),
+            "reentrant" => self.reentrant.set(at, &text, input.parse()?, cx),
             "scope" => self.scope.set(at, &text, scope(input)?, cx),
             "guard" => self.guard.set(at, &text, guard(input, names)?, cx),
             "on_lost" => self.on_lost.set(at, &text, on_lost(input)?, cx),
@@ -164,6 +172,23 @@ impl Args {
         }
         if let (Some(_), Some(at)) = (self.shared.at(), self.permits.at()) {
             cx.error(at, "a lock is either `shared` or has `permits`: readers are not counted");
+        }
+        if let (Some(at), true) = (self.all.at(), self.key.is_given() || !self.keys.is_empty()) {
+            cx.error(at, "`all` names every key and can't be given beside others");
+        }
+        let alone = [
+            ("all", self.all.at(), "shared", self.shared.at()),
+            ("all", self.all.at(), "permits", self.permits.at()),
+            ("all", self.all.at(), "reentrant", self.reentrant.at()),
+            ("all", self.all.at(), "blocking", self.blocking.at()),
+            ("reentrant", self.reentrant.at(), "shared", self.shared.at()),
+            ("reentrant", self.reentrant.at(), "permits", self.permits.at()),
+            ("reentrant", self.reentrant.at(), "blocking", self.blocking.at()),
+        ];
+        for (a, a_at, b, b_at) in alone {
+            if let (Some(_), Some(at)) = (a_at, b_at) {
+                cx.error(at, format!("`{b}` can't be combined with `{a}`"));
+            }
         }
         if let (Some(OnLost::Cancel), Some(_)) = (self.on_lost.get(), self.blocking.at()) {
             if let Some(at) = self.on_lost.at() {
@@ -239,6 +264,25 @@ fn unknown(name: &Ident, names: &Names) -> syn::Error {
 fn missing_key(names: &Names) -> String {
     let example = names.params.first().map_or_else(|| "param".to_owned(), |param| param.unraw().to_string());
     format!("what is locked? Name a parameter, as in `#[synchronized(\"{example}\")]`, or write `key = …`")
+}
+
+/// The keys in `all("from", "to")`.
+fn all(input: ParseStream<'_>, at: Span) -> syn::Result<Vec<LitStr>> {
+    let example = "`all` takes keys in quotes, as in `all(\"from\", \"to\")`";
+    if !input.peek(token::Paren) {
+        return Err(syn::Error::new(at, example));
+    }
+    let content;
+    parenthesized!(content in input);
+    let start = content.span();
+    let keys = Punctuated::<LitStr, Token![,]>::parse_terminated(&content);
+    // What is left unread would be an error of its own.
+    content.parse::<TokenStream>()?;
+    let keys: Vec<_> = keys.map_err(|error| syn::Error::new(error.span(), example))?.into_iter().collect();
+    if keys.len() < 2 {
+        return Err(syn::Error::new(start, format!("{example}: one alone needs no `all`")));
+    }
+    Ok(keys)
 }
 
 fn read_equals(input: ParseStream<'_>, name: &Ident, takes_value: bool) -> syn::Result<()> {

@@ -12,7 +12,7 @@ use proc_macro2::{Group, Ident, Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{ReturnType, Type};
+use syn::{LitStr, ReturnType, Type};
 
 use crate::attr::{Args, OnError, OnLost, Release, Scope};
 use crate::ctxt::Ctxt;
@@ -36,7 +36,11 @@ fn try_synchronized(args: TokenStream, item: TokenStream) -> syn::Result<TokenSt
     let names = function.names();
     let mut cx = Ctxt::default();
     let args = Args::parse(args, &names, &mut cx);
-    let keys = args.keys.iter().filter_map(|literal| Key::parse(literal, &names, &mut cx)).collect();
+    let mut parse = |literals: &[LitStr]| -> Vec<Key> {
+        literals.iter().filter_map(|literal| Key::parse(literal, &names, &mut cx)).collect()
+    };
+    let keys = parse(&args.keys);
+    let all = args.all.get().map(|literals| parse(literals));
     let answer = Answer::of(&function);
     check(&function, &args, &answer, &mut cx);
     cx.finish()?;
@@ -46,6 +50,7 @@ fn try_synchronized(args: TokenStream, item: TokenStream) -> syn::Result<TokenSt
         name: function.sig.ident.unraw().to_string(),
         args,
         keys,
+        all,
         answer,
     };
     Ok(expansion.function(function))
@@ -68,6 +73,8 @@ struct Expansion {
     name: String,
     args: Args,
     keys: Vec<Key>,
+    /// Keys of locks of their own.
+    all: Option<Vec<Key>>,
     answer: Answer,
 }
 
@@ -192,7 +199,16 @@ impl Expansion {
                 quote!(#krate::__private::IntoLocker::into_locker(#reference))
             },
         );
-        let key = self.key();
+        let target = match &self.all {
+            Some(keys) => {
+                let keys = keys.iter().map(|key| self.built(std::slice::from_ref(key)));
+                quote!(all_keys(#locker, [#(#keys),*]))
+            }
+            None => {
+                let key = self.key();
+                quote!(key_lock(#locker, #key))
+            }
+        };
         let ttl = args.ttl.get().map(|ttl| quote!(.ttl(#ttl)));
         let wait = args.wait.get().map(|wait| quote!(.wait(#wait)));
         let try_only = args.try_only.get().map(|()| quote!(.wait(#krate::Wait::Try)));
@@ -206,9 +222,17 @@ impl Expansion {
             Release::Await => quote!(.release_mode(#krate::ReleaseMode::Await)),
             Release::Background => quote!(.release_mode(#krate::ReleaseMode::Background)),
         });
-        quote! {
-            let #lock = #krate::__private::key_lock(#locker, #key)
-                #shared #permits #ttl #wait #try_only #on_lost #release;
+        let taken = quote! {
+            #krate::__private::#target
+                #shared #permits #ttl #wait #try_only #on_lost #release
+        };
+        match args.reentrant.get() {
+            Some(owner) => {
+                let span = Span::mixed_site().located_at(owner.span());
+                // By reference, so that `reentrant = self.name` moves nothing.
+                quote_spanned!(span=> let #lock = #krate::__private::reentrant(#taken, &(#owner));)
+            }
+            None => quote!(let #lock = #taken;),
         }
     }
 
@@ -231,7 +255,12 @@ impl Expansion {
                 },
             };
         }
-        let parts = key_parts(&self.keys);
+        self.built(&self.keys)
+    }
+
+    /// The same of these literals.
+    fn built(&self, keys: &[Key]) -> TokenStream {
+        let (krate, scope, parts) = (&self.krate, self.scope(), key_parts(keys));
         quote! {
             {
                 use #krate::__private::AsLockKey as _;

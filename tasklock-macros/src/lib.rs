@@ -47,6 +47,7 @@ use proc_macro::TokenStream;
 /// | `"team:{team}:{req.id}"` | by a template, `{{` and `}}` being braces | `team:acme:7` |
 /// | `"team", "req.id"` | by several, together | `team=acme,req.id=7` |
 /// | `key = format!(…)` | by an expression: text, or a `Key` | as it stands |
+/// | `all("from", "to")` | by several, each a lock of its own: all of them, or none | `from=a` and `to=b` |
 ///
 /// A parameter is any name that the argument patterns bind: `Path(id): Path<u32>` binds `id`. A value is whatever
 /// implements `Display`, or a struct with [`#[derive(LockKey)]`](macro@LockKey), also behind references and smart
@@ -70,10 +71,11 @@ use proc_macro::TokenStream;
 /// | `skip_if_locked` | do not wait: held is `()`, `None`, or `Ok` of those | |
 /// | `shared` | beside others that are `shared`: a read lock | exclusive |
 /// | `permits = n` | beside others, as long as fewer than `n`, a `u32`, hold it | exclusive |
+/// | `reentrant = owner` | enters the lock again if `owner`, a text or whatever can be displayed, holds it through this locker | exclusive |
 /// | `scope = "name"` | share the lock only with functions of this scope | shared by all |
 /// | `scope = module` | … with functions of this module | |
 /// | `scope = function` | … with no other function (for a method: with none of its name in this module) | |
-/// | `guard = name` | binds the `Lease` in the body: `name.fencing_token()`, `name.is_held()` | `tasklock::current()` |
+/// | `guard = name` | binds the `Lease` in the body: `name.fencing_token()`, `name.is_held()`; with `all`, a `Vec` of them by key | `tasklock::current()` |
 /// | `on_lost = cancel`, `finish` | what becomes of the body if the lock is lost | the locker's |
 /// | `on_error = expr` | called with the `LockError`, gives what the function returns | by the return type |
 /// | `on_error = panic` | panics with it | |

@@ -9,8 +9,8 @@ use std::{
 
 use tasklock_core::{
     AsyncLock, Attempt, BackendError, Busy, Capabilities, Claim, Clock, Event, Expiry, Fencing, Grant, Holder, Intent,
-    Key, LockError, Loss, Mode, Nonce, Owner, Released, Renewed, Request, Scope, State, StepResult, Validity, Wake,
-    WakeBy, Withdrawn,
+    Key, LockError, Loss, Mode, Mono, Nonce, Owner, Released, Renewed, Request, Scope, State, StepResult, Validity,
+    Wake, WakeBy, Withdrawn,
 };
 use tokio::{
     runtime::Handle,
@@ -45,7 +45,6 @@ const CAPABILITIES: Capabilities = Capabilities::new("rabbitmq")
 pub struct RabbitLock {
     config: RabbitConfig,
     clock: Clock,
-    /// `None` before the first use, and after the last.
     session: AsyncMutex<Link>,
     places: Mutex<HashMap<Nonce, Arc<Place>>>,
     withdrawn: Withdrawn,
@@ -55,6 +54,8 @@ pub struct RabbitLock {
 
 enum Link {
     Open(Arc<Session>),
+    /// The last try to make it again ended then, like this.
+    Failed(BackendError, Mono),
     Closed,
 }
 
@@ -84,17 +85,23 @@ impl RabbitLock {
         })
     }
 
-    /// The connection, made again if it has ended. Whoever comes meanwhile waits for the same.
+    /// The connection, made again if it has ended. Whoever comes meanwhile waits for the same, and fails with it.
     async fn session(&self) -> StepResult<Arc<Session>> {
+        let came = self.clock.now();
         let mut link = self.session.lock().await;
         match &*link {
             Link::Open(session) if session.is_alive() => return Ok(session.clone()),
             Link::Closed => return Err(BackendError::fatal("rabbitmq: the connection was closed by this process")),
+            Link::Failed(error, at) if *at >= came => return Err(error.clone()),
+            Link::Failed(..) => {}
             Link::Open(ended) => ended.end(),
         }
-        let session = Session::open(&self.config, self.clock).await?;
-        *link = Link::Open(session.clone());
-        Ok(session)
+        let opened = Session::open(&self.config, self.clock).await;
+        *link = match &opened {
+            Ok(session) => Link::Open(session.clone()),
+            Err(error) => Link::Failed(error.clone(), self.clock.now()),
+        };
+        opened
     }
 
     fn place(&self, request: &Request) -> Arc<Place> {

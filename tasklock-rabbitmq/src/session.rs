@@ -235,10 +235,18 @@ async fn watch(session: Weak<Session>) {
         if session.ended.is_cancelled() {
             return;
         }
-        while session.prove().await.is_err() {
-            // One percent less, for clocks that run apart.
-            let late = session.clock.now() >= session.believed_until().before(session.heartbeat / 50);
-            if late || !session.is_alive() {
+        // One percent less, for clocks that run apart.
+        let end = || session.believed_until().before(session.heartbeat / 50);
+        loop {
+            let proved = tokio::select! {
+                proved = session.prove() => proved.is_ok(),
+                // However long answers may take, this one comes too late.
+                () = session.clock.sleep_until(end()) => false,
+            };
+            if proved {
+                break;
+            }
+            if session.clock.now() >= end() || !session.is_alive() {
                 tracing::warn!(target: "tasklock", backend = "rabbitmq", "the connection to the broker is lost");
                 session.end();
                 return;

@@ -7,9 +7,9 @@ use std::{
 };
 
 use tasklock_core::{
-    Administer, AsyncLock, Attempt, BackendError, BoxFuture, Busy, Capabilities, Claim, Clock, Event, Expiry, Fencing,
-    FencingToken, Grant, Holder, Intent, Key, LockError, Locker, Mode, Mono, Nonce, Owner, Powers, Released, Renewed,
-    Request, Scope, State, StepResult, Ttl, Validity, Wake, WakeBy,
+    AsyncLock, Attempt, BackendError, Busy, Capabilities, Claim, Clock, Event, Expiry, Fencing, FencingToken, Grant,
+    Holder, Intent, Key, LockError, Locker, Mode, Mono, Owner, Powers, Released, Renewed, Request, Scope, Span, State,
+    StepResult, Ttl, Validity, Wake, WakeBy,
 };
 use tokio::{runtime::Handle, sync::Notify};
 
@@ -21,7 +21,7 @@ use crate::{
     link::{Heard, Said, Turn},
     node::Node,
     nodes::Nodes,
-    script::{Answer, Step, What},
+    script::{Answer, Found, Step, What},
 };
 
 /// As the script has it: how long a pushed grant lasts until it is confirmed, and a waiter that does not ask.
@@ -33,6 +33,9 @@ const CAPABILITIES: Capabilities = Capabilities::new("redis")
     .expiry(Expiry::Server)
     .wake(WakeBy::Push)
     .fair(true)
+    .shared(true)
+    .permits(true)
+    .spans(true)
     .scope(Scope::Cluster);
 
 /// Locks in a Redis or Valkey server, or in a cluster of them: see the [crate](crate) for how.
@@ -42,10 +45,10 @@ const CAPABILITIES: Capabilities = Capabilities::new("redis")
 pub struct RedisLock {
     /// Without secrets.
     address: String,
-    nodes: Arc<Nodes>,
-    inbox: Arc<Inbox>,
-    client: Client,
-    clock: Clock,
+    pub(crate) nodes: Arc<Nodes>,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) client: Client,
+    pub(crate) clock: Clock,
     /// Waiters may have missed what was pushed.
     recheck: Arc<Notify>,
     /// The last owner, as the store keeps it: nearly always the next one's.
@@ -111,20 +114,36 @@ impl RedisLock {
         Ok(RedisLock { address, nodes: opened, inbox, client, clock, recheck, names: Mutex::default() })
     }
 
-    fn step(&self, what: What, key: &Key, member: String, ttl: Ttl, names: Arc<str>) -> Step {
-        // Rounded up: a lease must not end at the store before it does here.
-        let ms = |ttl: Duration| ttl.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u64::MAX);
-        let owner = OwnerKey::of(key);
+    pub(crate) fn step(&self, what: What, key: &Key, member: String, ttl: Ttl, names: Arc<str>) -> Step {
+        let (mode, owner) = (Mode::Exclusive, OwnerKey::of(key));
         let slot = self.nodes.slot(&owner);
-        Step { what, owner, slot, member, ttl: ttl.duration().map_or(0, ms), names }
+        Step { what, mode, owner, slot, member, ttl: millis(ttl), names }
     }
 
-    fn names(&self, owner: &Owner) -> Arc<str> {
+    pub(crate) fn ask(&self, what: What, request: &Request) -> StepResult<Step> {
+        if !matches!(request.mode, Mode::Exclusive | Mode::Shared | Mode::Permit { .. }) {
+            return Err(BackendError::fatal(format!("the redis backend does not know {:?}", request.mode)));
+        }
+        let (member, names) = (self.client.member(request.nonce), self.names(&request.owner));
+        Ok(Step { mode: request.mode, ..self.step(what, &request.key, member, request.ttl, names) })
+    }
+
+    pub(crate) fn names(&self, owner: &Owner) -> Arc<str> {
         let mut last = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
             Some((known, names)) if known == owner => names.clone(),
             _ => last.insert((owner.clone(), names_of(owner))).1.clone(),
         }
+    }
+
+    pub(crate) async fn renew_locks(&self, claims: &[Claim]) -> Vec<StepResult<Renewed>> {
+        let step = |claim: &Claim| {
+            let more = claim.span.map(|count| Arc::from(count.to_string())).unwrap_or_default();
+            self.step(What::Renew, &claim.key, self.client.member(claim.nonce), claim.ttl, more)
+        };
+        let sent = self.clock.now();
+        let answers = self.nodes.submit_all(claims.iter().map(step).collect()).await;
+        claims.iter().zip(answers).map(|(claim, answer)| Ok(self.renewed(claim, sent, &answer?))).collect()
     }
 
     fn answered(&self, request: &Request, sent: Mono, asked_before: bool, answer: &Answer) -> StepResult<Attempt> {
@@ -133,29 +152,67 @@ impl RedisLock {
                 if request.intent != Intent::Try {
                     self.inbox.granted(request.nonce, asked_before);
                 }
-                // Whether just taken or held already: the ttl began when this request arrived.
-                let until = Validity::Until(request.until(sent));
-                Ok(Attempt::Granted(Grant::new(Some(FencingToken::new(*token)), until)))
+                Ok(Attempt::Granted(Self::grant(request, sent, *token)))
             }
             Answer::Withdrawn => {
                 self.inbox.forget(request.nonce);
                 Err(BackendError::fatal("redis: this acquisition was withdrawn before"))
             }
-            answer => Ok(self.found_held(request, sent, answer)),
+            answer => Ok(Attempt::Busy(self.found_held(request, sent, answer))),
         }
     }
 
-    fn found_held(&self, request: &Request, sent: Mono, answer: &Answer) -> Attempt {
-        let Answer::Held { record, left, count, now } = answer else { return Attempt::Busy(Busy::default()) };
-        let record = Record::parse(record);
+    pub(crate) fn found_held(&self, request: &Request, sent: Mono, answer: &Answer) -> Busy {
+        let Answer::Held { holder, count, now, last, .. } = answer else { return Busy::default() };
+        let record = Record::parse(&holder.record);
         if request.intent != Intent::Try {
-            self.inbox.found_held(request.nonce, sent, *now, record.as_ref().map_or(0, |record| record.token));
+            let seen = last.or(record.as_ref().map(|record| record.token)).unwrap_or(0);
+            self.inbox.found_held(request.nonce, sent, *now, seen);
         }
-        let left = u64::try_from(*left).ok().map(Duration::from_millis);
+        let left = holder.left();
         let rank = u32::try_from(*count).unwrap_or(0);
         let retry_in = ask_again_in(left, rank, request.intent);
         let holder = record.map(|record| Arc::new(record.holder(*now, left)));
-        Attempt::Busy(Busy::new(holder, Some(retry_in)).position(rank))
+        Busy::new(holder, Some(retry_in)).position(rank)
+    }
+
+    pub(crate) fn renewed(&self, claim: &Claim, sent: Mono, answer: &Answer) -> Renewed {
+        let until = Validity::Until(claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl)));
+        let held = |token| Renewed::held(until, Some(FencingToken::new(token)));
+        match *answer {
+            Answer::Yes { token } => held(token),
+            Answer::More { token, first, waiters } => {
+                let span = claim.span.map(|count| Span { first: FencingToken::new(first), count });
+                held(token).with_more(span).with_waiters(waiters)
+            }
+            _ => {
+                self.inbox.forget(claim.nonce);
+                Renewed::NotOwner
+            }
+        }
+    }
+
+    /// Whether just taken or held already: the ttl began when this request arrived.
+    pub(crate) fn grant(request: &Request, sent: Mono, token: u64) -> Grant {
+        Grant::new(Some(FencingToken::new(token)), Validity::Until(request.until(sent)))
+    }
+}
+
+impl Found {
+    fn left(&self) -> Option<Duration> {
+        u64::try_from(self.left).ok().map(Duration::from_millis)
+    }
+
+    fn holder(&self, now: u64) -> Option<Arc<Holder>> {
+        let holder = match self.record.as_str() {
+            "" => return None,
+            // Whatever it is, the key is not free.
+            text => Record::parse(text).map_or_else(
+                || Holder::new(Owner::recorded("unknown", "", 0, "")).remaining(self.left()),
+                |record| record.holder(now, self.left()),
+            ),
+        };
+        Some(Arc::new(holder))
     }
 }
 
@@ -174,28 +231,29 @@ impl AsyncLock for RedisLock {
     }
 
     async fn try_acquire(&self, request: &Request) -> StepResult<Attempt> {
-        if request.mode != Mode::Exclusive {
-            return Err(BackendError::fatal(format!("the redis backend does not know {:?}", request.mode)));
+        if request.mode == Mode::Member {
+            return self.try_acquire_member(request).await;
         }
+        let mut step = self.ask(
+            match request.intent {
+                Intent::Try => What::Try,
+                Intent::Poll { .. } => What::Poll,
+                _ => What::Wait,
+            },
+            request,
+        )?;
         let waits = request.intent != Intent::Try;
-        let what = match request.intent {
-            Intent::Try => What::Try,
-            Intent::Poll { .. } => What::Poll,
-            _ => What::Wait,
-        };
-        let member = self.client.member(request.nonce);
-        let mut step = self.step(what, &request.key, member, request.ttl, self.names(&request.owner));
         let asked_before = waits && self.inbox.expect(request.nonce, step.slot);
         let mut sent = self.clock.now();
         if waits && !self.nodes.is_heard(step.slot) {
             // Who does not have to wait need not listen.
-            if what == What::Wait {
+            if step.what == What::Wait {
                 step.what = What::Try;
                 let answer = self.nodes.submit(step.clone()).await?;
                 if !matches!(answer, Answer::Held { .. }) {
                     return self.answered(request, sent, asked_before, &answer);
                 }
-                step.what = what;
+                step.what = What::Wait;
             }
             self.nodes.listen(step.slot).await?;
             sent = self.clock.now();
@@ -209,30 +267,21 @@ impl AsyncLock for RedisLock {
     }
 
     async fn renew(&self, claims: &[Claim]) -> Vec<StepResult<Renewed>> {
-        let step = |claim: &Claim| {
-            self.step(What::Renew, &claim.key, self.client.member(claim.nonce), claim.ttl, Arc::default())
-        };
-        let sent = self.clock.now();
-        let answers = self.nodes.submit_all(claims.iter().map(step).collect()).await;
-        let renewed = |(claim, answer): (&Claim, StepResult<Answer>)| match answer? {
-            Answer::Yes { token } => {
-                let until = claim.ttl.duration().map_or(Mono::NEVER, |ttl| sent.after(ttl));
-                Ok(Renewed::held(Validity::Until(until), Some(FencingToken::new(token))))
-            }
-            _ => {
-                self.inbox.forget(claim.nonce);
-                Ok(Renewed::NotOwner)
-            }
-        };
-        claims.iter().zip(answers).map(renewed).collect()
+        if claims.iter().any(|claim| claim.mode == Mode::Member) {
+            return self.renew_some_members(claims).await;
+        }
+        self.renew_locks(claims).await
     }
 
     async fn release(&self, claim: &Claim) -> StepResult<Released> {
         // From here on this nonce wants nothing, whatever is still pushed to it.
         self.inbox.forget(claim.nonce);
+        if claim.mode == Mode::Member {
+            return self.release_member(claim).await;
+        }
         let what = if claim.unsettled { What::Withdraw } else { What::Leave };
         let step = self.step(what, &claim.key, self.client.member(claim.nonce), Ttl::Never, Arc::default());
-        match self.nodes.submit(step).await? {
+        match self.nodes.submit_in_company(step).await? {
             Answer::Yes { .. } => Ok(Released::Released),
             _ => Ok(Released::NotOwner),
         }
@@ -240,19 +289,11 @@ impl AsyncLock for RedisLock {
 
     async fn inspect(&self, key: &Key) -> StepResult<State> {
         let step = self.step(What::Inspect, key, String::new(), Ttl::Never, Arc::default());
-        let Answer::Held { record, left, count, now } = self.nodes.submit(step).await? else {
+        let Answer::Held { holder, others, count, now, .. } = self.nodes.submit_in_company(step).await? else {
             return Ok(State::default());
         };
-        let left = u64::try_from(left).ok().map(Duration::from_millis);
-        let holder = match record.as_str() {
-            "" => None,
-            // Whatever it is, the key is not free.
-            text => Some(Record::parse(text).map_or_else(
-                || Holder::new(Owner::recorded("unknown", "", 0, "")).remaining(left),
-                |record| record.holder(now, left),
-            )),
-        };
-        Ok(State::new(holder.map(Arc::new), u64::try_from(count).ok()))
+        let others = others.iter().filter_map(|other| other.holder(now)).collect();
+        Ok(State::new(holder.holder(now), u64::try_from(count).ok()).shared_with(others))
     }
 
     async fn event(&self) -> Event {
@@ -269,17 +310,9 @@ impl AsyncLock for RedisLock {
     }
 
     fn powers(&self) -> Powers<'_> {
-        Powers::default().with_administer(self)
-    }
-}
-
-impl Administer for RedisLock {
-    fn revoke<'a>(&'a self, key: &'a Key, seen: Option<Nonce>) -> BoxFuture<'a, StepResult<bool>> {
-        Box::pin(async move {
-            let seen = seen.map(|nonce| nonce.to_string()).unwrap_or_default();
-            let step = self.step(What::Revoke, key, seen, Ttl::Never, Arc::default());
-            Ok(matches!(self.nodes.submit(step).await?, Answer::Yes { .. }))
-        })
+        let powers = Powers::default().with_administer(self).with_values(self);
+        // The locks of a cluster are at several servers, and its pushes come by slots.
+        if self.nodes.one().is_some() { powers.with_many(self).with_pools(self) } else { powers }
     }
 }
 
@@ -292,8 +325,15 @@ impl fmt::Debug for RedisLock {
     }
 }
 
+/// In milliseconds, 0 if it never ends; rounded up: a lease must not end at the store before it does here.
+pub(crate) fn millis(ttl: Ttl) -> u64 {
+    ttl.duration().map_or(0, |ttl| ttl.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u64::MAX))
+}
+
 /// What was granted to nobody goes to the next. Should it fail, the claim ends by itself.
 async fn give_back(nodes: Arc<Nodes>, Unwanted { owner, member }: Unwanted) {
     let slot = nodes.slot(&owner);
-    let _ = nodes.submit(Step { what: What::Leave, owner, slot, member, ttl: 0, names: Arc::default() }).await;
+    let _ = nodes
+        .submit(Step { what: What::Leave, mode: Mode::Exclusive, owner, slot, member, ttl: 0, names: Arc::default() })
+        .await;
 }

@@ -1,20 +1,49 @@
 //! The one way in which steps reach the store: alone while few calls are under way, together otherwise.
 
 use std::{
+    collections::VecDeque,
+    fmt,
+    future::poll_fn,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::Poll,
 };
 
+use redis::{Cmd, Value};
 use tasklock_core::{BackendError, StepResult};
 use tokio::{runtime::Handle, sync::oneshot};
 
-use crate::{
-    link::Link,
-    script::{self, Answer, Call, Step},
-};
+use crate::{link::Link, script::Step, slots::Slot};
+
+/// One step of a script that carries out any number of them.
+pub(crate) trait Carried: Sized + fmt::Debug + Send + Sync + 'static {
+    /// What a step is answered with.
+    type Answer: fmt::Debug + Send + 'static;
+
+    /// Those that may share a call have the same.
+    fn company(&self) -> Option<(Slot, bool)> {
+        None
+    }
+
+    /// The command that carries out these steps, by the script's hash or, if the server does not know it, by its text.
+    fn command(steps: &[Self], whole: bool) -> Cmd;
+
+    /// The answers to these steps, in order.
+    fn answers(steps: &[Self], value: Value) -> Vec<StepResult<Self::Answer>>;
+}
+
+/// Steps that are carried out together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Call<'a, S> {
+    pub(crate) steps: &'a [S],
+    /// At the node that their slot is on the way to.
+    pub(crate) asking: bool,
+}
 
 /// The most steps in one call: the server does nothing else meanwhile.
-const MOST: usize = 64;
+pub(crate) const MOST: usize = 64;
+/// The room that is kept for those who wait, when none does.
+const ROOM_KEPT: usize = 1024;
 /// The most calls under way: the server has one to work on while the answers to the other are taken in, and a caller
 /// that goes on while its last lock is given back does not wait for that.
 const LANES: usize = 2;
@@ -23,36 +52,39 @@ const LANES: usize = 2;
 ///
 /// A step that finds a lane free is sent at once, by its caller. Else it waits with others until a call has been
 /// answered, and they go together. So the busier it is, the more steps share a call.
-#[derive(Clone, Debug)]
-pub(crate) struct Calls(Arc<Shared>);
+#[derive(Debug)]
+pub(crate) struct Calls<S: Carried = Step>(Arc<Shared<S>>);
 
 #[derive(Debug)]
-struct Shared {
+struct Shared<S: Carried> {
     link: Arc<Link>,
     runtime: Handle,
-    traffic: Mutex<Traffic>,
+    traffic: Mutex<Traffic<S>>,
 }
 
-#[derive(Debug, Default)]
-struct Traffic {
+#[derive(Debug)]
+struct Traffic<S: Carried> {
     under_way: usize,
-    waiting: Vec<Waiting>,
+    waiting: VecDeque<Waiting<S>>,
+    /// How many hold their step back for those that come in the same breath.
+    gathering: usize,
 }
 
-type Waiting = (Step, oneshot::Sender<StepResult<Answer>>);
+type Waiting<S> = (S, oneshot::Sender<StepResult<<S as Carried>::Answer>>);
 
-impl Calls {
+impl<S: Carried> Calls<S> {
     pub(crate) fn new(link: Arc<Link>, runtime: Handle) -> Self {
-        Calls(Arc::new(Shared { link, runtime, traffic: Mutex::default() }))
+        let traffic = Mutex::new(Traffic { under_way: 0, waiting: VecDeque::new(), gathering: 0 });
+        Calls(Arc::new(Shared { link, runtime, traffic }))
     }
 
     /// Carries out one step.
-    pub(crate) async fn submit(&self, step: Step) -> StepResult<Answer> {
+    pub(crate) async fn submit(&self, step: S) -> StepResult<S::Answer> {
         let turn = {
             let mut traffic = self.0.traffic();
             if traffic.under_way < LANES {
                 traffic.under_way += 1;
-                Ok((Lane(self.0.clone()), step))
+                Ok((Lane { calls: self.0.clone(), used: true }, step))
             } else {
                 Err(traffic.wait(step))
             }
@@ -64,19 +96,46 @@ impl Calls {
     }
 
     /// Carries out one step at a node that its slot is on the way to. It goes by itself: others are not to follow it.
-    pub(crate) async fn submit_asking(&self, step: Step) -> StepResult<Answer> {
+    pub(crate) async fn submit_asking(&self, step: S) -> StepResult<S::Answer> {
         let call = Call { steps: &[step], asking: true };
         self.0.send_calls(&[call]).await.pop().unwrap_or_else(unanswered)
     }
 
+    /// The same, together with what others of its kind submit in the same breath: the releases of several locks, or
+    /// questions about them. Nothing is waited for but that each task that can run has had its turn.
+    pub(crate) async fn submit_in_company(&self, step: S) -> StepResult<S::Answer> {
+        let gathering = Gathering::new(&self.0);
+        let mut turns = 0;
+        poll_fn(|cx| {
+            turns += 1;
+            if turns > 1 {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
+        let answer = {
+            let mut traffic = self.0.traffic();
+            // Others are still to come, or have come before: the last one sends them all.
+            let alone = traffic.gathering == 1 && traffic.waiting.is_empty();
+            if alone { Err(step) } else { Ok(traffic.wait(step)) }
+        };
+        drop(gathering);
+        match answer {
+            Ok(answer) => answer.await.unwrap_or_else(|_| unanswered()),
+            Err(step) => self.submit(step).await,
+        }
+    }
+
     /// Carries out many; one answer each, in order.
-    pub(crate) async fn submit_all(&self, steps: Vec<Step>) -> Vec<StepResult<Answer>> {
+    pub(crate) async fn submit_all(&self, steps: Vec<S>) -> Vec<StepResult<S::Answer>> {
         let (waiting, lane) = {
             let mut traffic = self.0.traffic();
             let waiting: Vec<_> = steps.into_iter().map(|step| traffic.wait(step)).collect();
             let free = traffic.under_way < LANES;
             traffic.under_way += usize::from(free);
-            (waiting, free.then(|| Lane(self.0.clone())))
+            (waiting, free.then(|| Lane { calls: self.0.clone(), used: true }))
         };
         // It finds them waiting.
         drop(lane);
@@ -86,78 +145,122 @@ impl Calls {
         }
         answers
     }
+
+    /// Carries out these in a call of their own; one answer each, in order.
+    pub(crate) async fn submit_together(&self, steps: &[S]) -> Vec<StepResult<S::Answer>> {
+        self.0.send(steps).await
+    }
 }
 
-impl Shared {
-    async fn send(&self, steps: &[Step]) -> Vec<StepResult<Answer>> {
-        self.send_calls(&script::calls(steps)).await
+impl<S: Carried> Clone for Calls<S> {
+    fn clone(&self) -> Self {
+        Calls(self.0.clone())
+    }
+}
+
+impl<S: Carried> Shared<S> {
+    async fn send(&self, steps: &[S]) -> Vec<StepResult<S::Answer>> {
+        // As few as can be: one where there are no slots.
+        let alike = steps.chunk_by(|a, b| a.company() == b.company());
+        let calls: Vec<_> = alike.map(|steps| Call { steps, asking: false }).collect();
+        self.send_calls(&calls).await
     }
 
-    async fn send_calls(&self, calls: &[Call<'_>]) -> Vec<StepResult<Answer>> {
+    async fn send_calls(&self, calls: &[Call<'_, S>]) -> Vec<StepResult<S::Answer>> {
         let answers = self.link.call(calls).await;
-        let each = |(call, answer): (&Call<'_>, StepResult<_>)| match answer {
-            Ok(value) => script::answers(call.steps, value),
+        let each = |(call, answer): (&Call<'_, S>, StepResult<_>)| match answer {
+            Ok(value) => S::answers(call.steps, value),
             Err(error) => call.steps.iter().map(|_| Err(error.clone())).collect(),
         };
         calls.iter().zip(answers).flat_map(each).collect()
     }
 
-    fn traffic(&self) -> MutexGuard<'_, Traffic> {
+    fn traffic(&self) -> MutexGuard<'_, Traffic<S>> {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Traffic {
-    fn wait(&mut self, step: Step) -> oneshot::Receiver<StepResult<Answer>> {
+/// One that holds its step back. The last to go sends those that wait, if nobody else will.
+struct Gathering<S: Carried>(Arc<Shared<S>>);
+
+impl<S: Carried> Gathering<S> {
+    fn new(shared: &Arc<Shared<S>>) -> Self {
+        shared.traffic().gathering += 1;
+        Gathering(shared.clone())
+    }
+}
+
+impl<S: Carried> Drop for Gathering<S> {
+    fn drop(&mut self) {
+        let free = {
+            let mut traffic = self.0.traffic();
+            traffic.gathering -= 1;
+            let free = traffic.gathering == 0 && !traffic.waiting.is_empty() && traffic.under_way < LANES;
+            traffic.under_way += usize::from(free);
+            free
+        };
+        // It finds them waiting.
+        drop(free.then(|| Lane { calls: self.0.clone(), used: true }));
+    }
+}
+
+impl<S: Carried> Traffic<S> {
+    fn wait(&mut self, step: S) -> oneshot::Receiver<StepResult<S::Answer>> {
         let (reply, answer) = oneshot::channel();
-        self.waiting.push((step, reply));
+        self.waiting.push_back((step, reply));
         answer
     }
 
     /// Those who go next, if any.
-    fn next(&mut self) -> Vec<Waiting> {
-        if self.waiting.len() <= MOST {
-            return mem::take(&mut self.waiting);
+    fn next(&mut self) -> Vec<Waiting<S>> {
+        let next = self.waiting.drain(..self.waiting.len().min(MOST)).collect();
+        if self.waiting.is_empty() && self.waiting.capacity() > ROOM_KEPT {
+            self.waiting = VecDeque::new();
         }
-        let later = self.waiting.split_off(MOST);
-        mem::replace(&mut self.waiting, later)
+        next
     }
 }
 
 /// The right to have a call under way. Whoever waits takes it over when it is dropped, in a task of its own: none of
 /// them hangs if another's caller goes.
-struct Lane(Arc<Shared>);
+struct Lane<S: Carried> {
+    calls: Arc<Shared<S>>,
+    /// Whether it was used: if not, the runtime takes no tasks any more.
+    used: bool,
+}
 
-impl Lane {
-    async fn carry(self, mut steps: Vec<Waiting>) {
+impl<S: Carried> Lane<S> {
+    async fn carry(mut self, mut steps: Vec<Waiting<S>>) {
+        self.used = true;
         while !steps.is_empty() {
             // Of those on one lock each keeps its place.
             steps.sort_by_key(|(step, _)| step.company());
             let (asked, replies): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
-            for (answer, reply) in self.0.send(&asked).await.into_iter().zip(replies) {
+            for (answer, reply) in self.calls.send(&asked).await.into_iter().zip(replies) {
                 let _ = reply.send(answer);
             }
             // Answers come together; so does what follows them.
             tokio::task::yield_now().await;
-            steps = self.0.traffic().next();
+            steps = self.calls.traffic().next();
         }
     }
 }
 
-impl Drop for Lane {
+impl<S: Carried> Drop for Lane<S> {
     fn drop(&mut self) {
-        let next = {
-            let mut traffic = self.0.traffic();
-            let next = traffic.next();
-            traffic.under_way -= usize::from(next.is_empty());
-            next
-        };
+        let mut traffic = self.calls.traffic();
+        let next = if self.used { traffic.next() } else { Vec::new() };
+        traffic.under_way -= usize::from(next.is_empty());
+        let unanswered = if self.used { VecDeque::new() } else { mem::take(&mut traffic.waiting) };
+        drop(traffic);
+        drop(unanswered);
         if !next.is_empty() {
-            self.0.runtime.spawn(Lane(self.0.clone()).carry(next));
+            let lane = Lane { calls: self.calls.clone(), used: false };
+            self.calls.runtime.spawn(lane.carry(next));
         }
     }
 }
 
-fn unanswered() -> StepResult<Answer> {
+fn unanswered<A>() -> StepResult<A> {
     Err(BackendError::unknown("redis: the call was not carried to its end"))
 }

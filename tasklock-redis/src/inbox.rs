@@ -124,6 +124,12 @@ impl Inbox {
                 let owner = OwnerKey::pushed(parts.next()?)?;
                 Some(Unwanted { owner, member: member.to_owned() })
             }
+            // Asked whether it still waits: others wait behind it.
+            "still" => {
+                let owner = OwnerKey::pushed(message.splitn(3, ' ').nth(2)?)?;
+                let waits = self.waiters().contains_key(&nonce);
+                (!waits).then(|| Unwanted { owner, member: member.to_owned() })
+            }
             "next" => {
                 let claim = Duration::from_millis(number()?);
                 if let Some(waiter) = self.waiters().get_mut(&nonce) {
@@ -297,6 +303,19 @@ mod tests {
         assert_eq!(case.inbox.len(), 0);
     }
 
+    /// Somebody waits behind a place in the queue whose withdrawal got lost.
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_wait_any_more_says_so() {
+        let case = case();
+        let asked = format!("still {} {}", case.member, case.owner.as_str());
+        case.inbox.expect(case.nonce, None);
+        assert_eq!(case.inbox.deliver(&asked), None);
+        assert!(case.told().await.is_none(), "it is told nothing");
+        case.inbox.forget(case.nonce);
+        let unwanted = Unwanted { owner: case.owner.clone(), member: case.member.clone() };
+        assert_eq!(case.inbox.deliver(&asked), Some(unwanted));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn the_next_looks_again_after_the_claim() {
         let case = case();
@@ -324,7 +343,9 @@ mod tests {
     #[tokio::test]
     async fn other_peoples_messages_are_no_panic() {
         let case = case();
-        for message in ["", "granted", "granted x", "granted x.1 a b c", "next x.1", "granted x.1 1 2 3", "hello x.1"] {
+        for message in
+            ["", "granted", "granted x", "granted x.1 a b c", "next x.1", "granted x.1 1 2 3", "still x.1", "hello x.1"]
+        {
             assert_eq!(case.inbox.deliver(message), None, "{message}");
         }
     }

@@ -7,8 +7,14 @@ use tasklock_core::{FencingToken, Holder, Key, Nonce, Owner};
 use crate::slots::Slot;
 
 /// The version of the layout, and the key of a lock by which it is known to the script, which has the names of its others
-/// from it: `fence`, `queue`, `leases` and `names` in the place of `owner`.
+/// from it: `fence`, `queue`, `leases`, `names`, `holders` and `records` in the place of `owner`.
 const OWNER: &str = ":1:owner";
+/// The keys of a lock.
+pub(crate) const KEYS: usize = 1 + OTHERS.len();
+const OTHERS: [&str; 7] = ["fence", "queue", "leases", "names", "holders", "records", "value"];
+/// The same of a pool: `fence`, `queue`, `leases`, `wants`, `stages`, and with more behind them `lock:`, `hold:`, `had:` and
+/// `stage:`.
+const MEMBERS: &str = ":1:pool:members";
 const INBOX: &str = "tasklock:1:inbox:";
 
 /// The owner's key of one lock. Its name is in braces, by which Redis Cluster keeps the keys of a lock together.
@@ -18,22 +24,7 @@ pub(crate) struct OwnerKey(String);
 impl OwnerKey {
     /// Braces in a name would end the tag early, or leave it empty: they are escaped, and so is what escapes.
     pub(crate) fn of(key: &Key) -> Self {
-        let key = key.as_str();
-        let mut owner = String::with_capacity(key.len() + OWNER.len() + 2);
-        owner.push('{');
-        if key.contains(['{', '}', '%']) {
-            for c in key.chars() {
-                match c {
-                    '{' | '}' | '%' => escape(&mut owner, c),
-                    _ => owner.push(c),
-                }
-            }
-        } else {
-            owner.push_str(key);
-        }
-        owner.push('}');
-        owner.push_str(OWNER);
-        OwnerKey(owner)
+        OwnerKey(tagged(key, OWNER))
     }
 
     /// As a push carries it.
@@ -54,8 +45,32 @@ impl OwnerKey {
     /// The other keys of this lock.
     pub(crate) fn others(&self) -> impl Iterator<Item = String> {
         let base = self.0.strip_suffix("owner").unwrap_or(&self.0);
-        ["fence", "queue", "leases", "names"].into_iter().map(move |end| format!("{base}{end}"))
+        OTHERS.into_iter().map(move |end| format!("{base}{end}"))
     }
+}
+
+/// The key of a pool's members, in braces as that of a lock is.
+pub(crate) fn members_of(pool: &Key) -> String {
+    tagged(pool, MEMBERS)
+}
+
+fn tagged(key: &Key, end: &str) -> String {
+    let key = key.as_str();
+    let mut tagged = String::with_capacity(key.len() + end.len() + 2);
+    tagged.push('{');
+    if key.contains(['{', '}', '%']) {
+        for c in key.chars() {
+            match c {
+                '{' | '}' | '%' => escape(&mut tagged, c),
+                _ => tagged.push(c),
+            }
+        }
+    } else {
+        tagged.push_str(key);
+    }
+    tagged.push('}');
+    tagged.push_str(end);
+    tagged
 }
 
 /// Who this process is to the store: 128 random bits, by which a grant finds its inbox.
@@ -70,6 +85,10 @@ impl Client {
     /// One acquisition of this client, as the store knows it.
     pub(crate) fn member(&self, nonce: Nonce) -> String {
         format!("{}.{nonce}", self.0)
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.0
     }
 
     pub(crate) fn inbox(&self) -> String {
@@ -109,30 +128,56 @@ pub(crate) fn names_of(owner: &Owner) -> Arc<str> {
     names.into()
 }
 
-/// What the owner's key holds: `member token since names`, `since` in milliseconds of the server's clock.
+/// What is known of a holder: `member token since lease names`, `since` in milliseconds of the server's clock.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Record {
+    nonce: Option<Nonce>,
     pub(crate) token: u64,
     since: u64,
+    lease: Lease,
     owner: Owner,
+}
+
+/// By which it can be told when a holder was last heard of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Lease {
+    /// So many milliseconds from when it was heard of.
+    Lasts(u64),
+    /// It does not end, and was heard of then: `@` and the server's time.
+    HeardAt(u64),
 }
 
 impl Record {
     pub(crate) fn parse(text: &str) -> Option<Self> {
-        let mut parts = text.splitn(4, ' ');
-        let _member = parts.next()?;
+        let mut parts = text.splitn(5, ' ');
+        let nonce = nonce_of(parts.next()?);
         let (token, since) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let lease = parts.next()?;
+        let lease = match lease.strip_prefix('@') {
+            Some(heard) => Lease::HeardAt(heard.parse().ok()?),
+            None => Lease::Lasts(lease.parse().ok()?),
+        };
         let mut names = parts.next()?.split(' ');
         let pid = names.next()?.parse().unwrap_or(0);
         let mut text = || unescape(names.next().unwrap_or_default());
         let (host, application, name) = (text(), text(), text());
-        Some(Record { token, since, owner: Owner::recorded(name, host, pid, application) })
+        Some(Record { nonce, token, since, lease, owner: Owner::recorded(name, host, pid, application) })
     }
 
     /// As seen at `now` on the server's clock, with so much time left; none if it does not expire.
     pub(crate) fn holder(&self, now: u64, left: Option<Duration>) -> Holder {
         let held = Duration::from_millis(now.saturating_sub(self.since));
-        Holder::new(self.owner.clone()).held(held).remaining(left).token(FencingToken::new(self.token))
+        let silent = match (self.lease, left) {
+            (Lease::Lasts(lease), Some(left)) => Some(Duration::from_millis(lease).saturating_sub(left)),
+            (Lease::HeardAt(heard), _) => Some(Duration::from_millis(now.saturating_sub(heard))),
+            // Somebody took its end away.
+            (Lease::Lasts(_), None) => None,
+        };
+        let holder = Holder::new(self.owner.clone()).held(held).remaining(left).token(FencingToken::new(self.token));
+        match self.nonce.zip(silent) {
+            Some((nonce, silent)) => holder.last_heard(nonce, silent),
+            None => holder,
+        }
     }
 }
 
@@ -165,6 +210,7 @@ mod tests {
     #[test]
     fn the_format_is_frozen() {
         assert_eq!(owner("tasklock:team:acme"), "{tasklock:team:acme}:1:owner");
+        assert_eq!(members_of(&Key::new("tasklock:{a}").unwrap()), "{tasklock:%7Ba%7D}:1:pool:members");
         let client = Client("00112233445566778899aabbccddeeff".to_owned());
         let member = client.member(Nonce::from_u128(255));
         assert_eq!(member, "00112233445566778899aabbccddeeff.000000000000000000000000000000ff");
@@ -180,13 +226,23 @@ mod tests {
         let key = OwnerKey::of(&Key::new("a{b").unwrap());
         assert_eq!(key.tag(), "a%7Bb");
         let others: Vec<_> = key.others().collect();
-        assert_eq!(others, ["fence", "queue", "leases", "names"].map(|end| format!("{{a%7Bb}}:1:{end}")));
+        assert_eq!(
+            others,
+            ["fence", "queue", "leases", "names", "holders", "records", "value"]
+                .map(|end| format!("{{a%7Bb}}:1:{end}"))
+        );
         let owner = Owner::recorded("worker 3 100%", "host-1", 7, "é\n");
         assert_eq!(&*names_of(&owner), "7 host-1 é%0A worker%203%20100%25");
-        let record = Record::parse(&format!("{member} 42 1000 {}", names_of(&owner))).unwrap();
-        assert_eq!(record, Record { token: 42, since: 1000, owner: owner.clone() });
-        let holder = record.holder(3_500, None);
+        let (names, nonce) = (names_of(&owner), nonce_of(&member));
+        let record = Record::parse(&format!("{member} 42 1000 900 {names}")).unwrap();
+        let lease = Lease::Lasts(900);
+        assert_eq!(record, Record { nonce, token: 42, since: 1000, lease, owner: owner.clone() });
+        let holder = record.holder(3_500, Some(Duration::from_millis(200)));
         assert_eq!((holder.owner, holder.held), (owner, Some(Duration::from_millis(2_500))));
+        assert_eq!((holder.nonce, holder.silent), (nonce, Some(Duration::from_millis(700))));
+        assert_eq!(record.holder(3_500, None).silent, None);
+        let endless = Record::parse(&format!("{member} 42 1000 @2000 {names}")).unwrap().holder(3_500, None);
+        assert_eq!(endless.silent, Some(Duration::from_millis(1_500)));
     }
 
     #[test]
@@ -201,10 +257,12 @@ mod tests {
 
     #[test]
     fn other_peoples_records_are_no_panic() {
-        for text in ["", "a", "a b c d", "m 1 2", "m x 2 n", "m 1 2 n"] {
+        for text in
+            ["", "a", "shared", "a b c d e", "m 1 2", "m x 2 3 n", "m 1 2 n", "m 1 2 3", "m 1 2 @ n", "m 1 2 3 n"]
+        {
             let _ = Record::parse(text);
         }
-        assert_eq!(Record::parse("m 1 2 %%zz %4").map(|r| r.owner.pid()), Some(0));
+        assert_eq!(Record::parse("m 1 2 3 %%zz %4").map(|r| r.owner.pid()), Some(0));
         assert_eq!(unescape("%C3%A9%F"), "é%F");
         assert_eq!(nonce_of("x"), None);
         assert_eq!(nonce_of("x.y"), None);

@@ -1,26 +1,34 @@
 //! Locks in Redis and Valkey: fenced, fair and pushed, in one round trip.
 //!
-//! Most people want the crate `tasklock` with its feature `redis`, and `tasklock::connect("redis://…")`.
+//! Most people want the crate `tasklock` with its feature `redis`, and `tasklock::connect("redis://…")`. What follows is
+//! about one server; [`QuorumLock`] is about a majority of several that know nothing of each other.
 //!
 //! # Layout
 //!
-//! Five keys a lock, kept together by a hash tag in which braces are escaped, all with a ttl:
+//! Five keys a lock, two more while several hold it, and one for a value beside it, kept together by a hash tag in which
+//! braces are escaped. All have a ttl, but for what was asked to last for ever:
 //!
 //! | key | what | ttl |
 //! |---|---|---|
-//! | `{prefix:name}:1:owner` | `member token since names`, while it is held | the lease's |
+//! | `{prefix:name}:1:owner` | `member token since lease names`, while it is held; `shared` or `permits`, if several hold it | the lease's; the longest of theirs |
 //! | `{prefix:name}:1:fence` | the last token | 30 days |
 //! | `{prefix:name}:1:queue` | members by ticket: who waits, in order | 90 s from the last request |
 //! | `{prefix:name}:1:leases` | members by the time until which they count as alive; `x` and a member: withdrawn | the same |
-//! | `{prefix:name}:1:names` | who the members are, for others to read | the same |
+//! | `{prefix:name}:1:names` | who the members are, for others to read; before that `shared` or `of3`, if that is how they want it | the same |
+//! | `{prefix:name}:1:holders` | if several hold it, the members by the time at which each ends | the longest of their leases |
+//! | `{prefix:name}:1:records` | `token since lease names` of each of them | the same |
+//! | `{prefix:name}:1:value` | the value beside the lock, if somebody set one | as whoever set it said |
 //!
-//! A member is `client.nonce`. A client has one channel, `tasklock:1:inbox:client`, on which it is told; in a cluster one for
-//! each slot, `tasklock:1:inbox:{tag}client`, whose tag is the smallest number that falls into the slot.
+//! The keys of pools, of which one has no ttl, are listed in `pools.rs`.
+//!
+//! A member is `client.nonce`; `lease` is its length, or `@` and when its holder was last heard of if it never ends. A client
+//! has one channel, `tasklock:1:inbox:client`, on which it is told; in a cluster one for each slot,
+//! `tasklock:1:inbox:{tag}client`, whose tag is the smallest number that falls into the slot.
 //!
 //! # Protocol
 //!
 //! Every step is a part of one script, `scripts/lock.lua`. Two calls may be under way at a time; steps that come meanwhile
-//! share the next.
+//! share the next. Steps on pools are calls of their own, of another script, `scripts/pool.lua`.
 //!
 //! 1. *Acquire.* If nobody has it and nobody waits, it is taken: `token = max(last + 1, server time in µs)`. If the
 //!    caller has it already, it gets its token again and its ttl begins anew. Else it enters the queue, and a lock that
@@ -33,16 +41,26 @@
 //! 4. *Hung waiters.* A waiter asks again a claim after it entered the queue. From then on it is told of each grant to the
 //!    one before it, and asks again after that one's claim. Apart from that it asks when the holder's time is over, and
 //!    at least every ten seconds, which keeps its place.
-//! 5. *Renew, release* are conditional on the member and on nothing else. *Withdraw* is a release that may overtake its
+//! 5. *Renew, release* are conditional on the member and on nothing else. A renewal may reserve further tokens, for tasks of
+//!    the same process that the lock is handed to: `first = max(fence + 1, server time in µs)`, and the fence is set to the
+//!    last of them. It also says how many wait. The record keeps the token of the grant. *Withdraw* is a release that may overtake its
 //!    own acquisition: the member is remembered for a minute, and refused.
 //! 6. *A push that nobody wants* is given back.
+//! 7. *Readers and permits* stand in the same queue. As many from its head are let in together as may hold it together,
+//!    each by a push and under a token of its own: readers beside readers, permits while fewer are held than the waiter says
+//!    there are. Whoever cannot be let in keeps those behind it back, unless it has not asked for two seconds and nobody
+//!    listens for it. Each ends by itself, by the server's time, and is renewed and released by itself.
+//! 8. *Several locks* are looked at first, each as if the caller had come to it alone, and taken if all can be had. What it
+//!    has of them from before is given back if not. In a cluster they would have to share a slot.
+//! 9. *Values* are keys of their own. An update by the holder is a renewal that writes the value, too.
 //!
 //! # Cost
 //!
-//! One call to acquire, one to release, one for up to 64 renewals. An acquisition that waited costs one request more, the
-//! confirmation of its claim, if it holds for longer than a third of a second, and one if it waits for longer than a
-//! second. The hand-over itself is one call and one push, or two if the next one has waited for so long. A `PING` on each of two
-//! connections every five seconds.
+//! One call to acquire, one to release, one for up to 64 renewals; one to take up to 64 locks at once, one to give them
+//! back. An acquisition that waited costs one request more, the confirmation of its claim, if it holds for longer than a
+//! third of a second, and one if it waits for longer than a second. Acquisitions that follow each other in one process
+//! cost a renewal for 64 to 1024 of them, or for 10 ms. The hand-over between processes is one call and one push, or two
+//! if the next one has waited for so long. A `PING` on each of two connections every five seconds.
 //!
 //! # Several servers
 //!
@@ -72,10 +90,17 @@ mod layout;
 mod link;
 mod node;
 mod nodes;
+mod pools;
+mod powers;
+pub mod quorum;
 mod script;
 mod sentinel;
 mod slots;
 
 pub use redis;
 
-pub use crate::{backend::RedisLock, config::RedisConfig};
+pub use crate::{
+    backend::RedisLock,
+    config::RedisConfig,
+    quorum::{QuorumConfig, QuorumLock},
+};

@@ -17,9 +17,10 @@ use tasklock_core::{BackendError, StepResult};
 use tokio::sync::Notify;
 
 use crate::{
+    calls::{Call, Carried},
     error,
     layout::slot_of_inbox,
-    script::{self, Call},
+    script,
     sentinel::Sentinel,
     slots::Slot,
 };
@@ -117,17 +118,17 @@ impl Link {
     }
 
     /// Calls the script, all these calls together; for each one value for all its steps.
-    pub(crate) async fn call(&self, calls: &[Call<'_>]) -> Vec<StepResult<Value>> {
+    pub(crate) async fn call<S: Carried>(&self, calls: &[Call<'_, S>]) -> Vec<StepResult<Value>> {
         let session = match self.session() {
             Ok(session) => session,
             Err(error) => return calls.iter().map(|_| Err(error.clone())).collect(),
         };
-        let mut answers = session.send(calls, false).await;
+        let mut answers = session.send(&calls.iter().collect::<Vec<_>>(), false).await;
         let forgotten = |answer: &RedisResult<Value>| matches!(answer, Err(e) if e.kind() == ErrorKind::Server(ServerErrorKind::NoScript));
         let again: Vec<usize> = (0..calls.len()).filter(|i| answers.get(*i).is_some_and(forgotten)).collect();
         if !again.is_empty() {
             // The whole script rather than loading it first: one round trip, and none in between to be forgotten in.
-            let whole: Vec<_> = again.iter().map(|i| calls[*i]).collect();
+            let whole: Vec<_> = again.iter().map(|i| &calls[*i]).collect();
             for (i, answer) in again.into_iter().zip(session.send(&whole, true).await) {
                 answers[i] = answer;
             }
@@ -374,12 +375,12 @@ impl Server {
 
 impl Session {
     /// Answers in order; they go in one piece, if they are several.
-    async fn send(&self, calls: &[Call<'_>], whole: bool) -> Vec<RedisResult<Value>> {
+    async fn send<S: Carried>(&self, calls: &[&Call<'_, S>], whole: bool) -> Vec<RedisResult<Value>> {
         let mut commands = self.commands.clone();
         if let [call] = calls
             && !call.asking
         {
-            return vec![call.command(whole).query_async(&mut commands).await];
+            return vec![S::command(call.steps, whole).query_async(&mut commands).await];
         }
         let mut together = redis::pipe();
         together.ignore_errors();
@@ -387,7 +388,7 @@ impl Session {
             if call.asking {
                 together.cmd("ASKING").ignore();
             }
-            together.add_command(call.command(whole));
+            together.add_command(S::command(call.steps, whole));
         }
         match together.query_async::<Vec<RedisResult<Value>>>(&mut commands).await {
             Ok(answers) => answers,

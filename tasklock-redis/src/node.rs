@@ -58,7 +58,7 @@ impl fmt::Debug for Node {
 
 /// Says so, once, if the server is set up to drop what has a ttl when it runs out of memory. Who may not ask is not
 /// told.
-async fn warn_if_locks_may_be_evicted(link: &Link) {
+pub(crate) async fn warn_if_locks_may_be_evicted(link: &Link) {
     let Ok(info) = link.command(redis::cmd("INFO").arg("memory")).await else { return };
     let info = match info {
         Value::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned(),

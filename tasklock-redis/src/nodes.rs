@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tasklock_core::StepResult;
+use tasklock_core::{BackendError, StepResult};
 
 use crate::{
     cluster::Cluster,
@@ -33,6 +33,33 @@ impl Nodes {
         match self {
             Nodes::One(node) => node.calls.submit(step).await,
             Nodes::Cluster(cluster) => cluster.submit(step).await,
+        }
+    }
+
+    /// The same, together with what others of its kind submit in the same breath.
+    pub(crate) async fn submit_in_company(&self, step: Step) -> StepResult<Answer> {
+        match self {
+            Nodes::One(node) => node.calls.submit_in_company(step).await,
+            Nodes::Cluster(cluster) => cluster.submit(step).await,
+        }
+    }
+
+    /// Carries out these in one call, if there is a server that has all of them.
+    pub(crate) async fn submit_together(&self, steps: &[Step]) -> Vec<StepResult<Answer>> {
+        match self {
+            Nodes::One(node) => node.calls.submit_together(steps).await,
+            Nodes::Cluster(_) => {
+                let why = BackendError::fatal("redis: several locks of a cluster are not taken in one step");
+                steps.iter().map(|_| Err(why.clone())).collect()
+            }
+        }
+    }
+
+    /// The server that has all locks, if there is one.
+    pub(crate) fn one(&self) -> Option<&Node> {
+        match self {
+            Nodes::One(node) => Some(node),
+            Nodes::Cluster(_) => None,
         }
     }
 

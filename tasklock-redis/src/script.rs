@@ -1,27 +1,45 @@
 //! Steps, the one script that carries them out, and its answers.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, LazyLock},
+};
 
 use redis::{Cmd, Script, Value};
-use tasklock_core::{BackendError, StepResult};
+use tasklock_core::{BackendError, Mode, StepResult};
 
-use crate::{error, layout::OwnerKey, slots::Slot};
+use crate::{
+    calls::Carried,
+    error,
+    layout::{KEYS, OwnerKey},
+    slots::Slot,
+};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
-const SOURCE: &str = include_str!("scripts/lock.lua");
+/// One script in parts: what comes later uses what is before it.
+const SOURCE: &str = concat!(
+    include_str!("scripts/lock.lua"),
+    include_str!("scripts/holders.lua"),
+    include_str!("scripts/queue.lua"),
+    include_str!("scripts/values.lua"),
+    include_str!("scripts/steps.lua"),
+);
 
 /// One atomic step on one lock.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) what: What,
+    /// How it is wanted, if it is asked for.
+    pub(crate) mode: Mode,
     pub(crate) owner: OwnerKey,
     /// Where there are any.
     pub(crate) slot: Option<Slot>,
-    /// Who asks; for a revocation the nonce seen, or nothing.
+    /// Who asks; for a revocation the nonce seen, or nothing; for a change what the value is compared with.
     pub(crate) member: String,
     /// In milliseconds; 0 never ends.
     pub(crate) ttl: u64,
-    /// The owner's names, for others to read.
+    /// The owner's names, for others to read; for a change or an update, the new value; of a renewal, how many more tokens
+    /// it wants, if any.
     pub(crate) names: Arc<str>,
 }
 
@@ -34,6 +52,8 @@ pub(crate) enum What {
     Wait,
     /// The same, asked before: whether or not that was heard.
     Poll,
+    /// Takes it with all others of its call, or none of them.
+    All,
     Renew,
     /// Ends whatever the member has.
     Leave,
@@ -41,6 +61,14 @@ pub(crate) enum What {
     Withdraw,
     Inspect,
     Revoke,
+    /// Reads the value beside the lock.
+    Value,
+    /// Sets it if it compares so.
+    Change(&'static str),
+    /// Takes it away if it compares so.
+    Remove(&'static str),
+    /// Renews, and sets it.
+    Update,
 }
 
 impl What {
@@ -49,11 +77,31 @@ impl What {
             What::Try => "try",
             What::Wait => "wait",
             What::Poll => "poll",
+            What::All => "all",
             What::Renew => "renew",
             What::Leave => "leave",
             What::Withdraw => "withdraw",
             What::Inspect => "inspect",
             What::Revoke => "revoke",
+            What::Value => "value",
+            What::Change(_) => "change",
+            What::Remove(_) => "remove",
+            What::Update => "update",
+        }
+    }
+}
+
+impl Step {
+    /// What it does, as the script knows it.
+    fn name(&self) -> Cow<'static, str> {
+        let what = self.what.name();
+        if let What::Change(when) | What::Remove(when) = self.what {
+            return format!("{what} {when}").into();
+        }
+        match self.mode {
+            Mode::Shared => format!("{what} shared").into(),
+            Mode::Permit { of } => format!("{what} of{of}").into(),
+            _ => what.into(),
         }
     }
 }
@@ -66,44 +114,49 @@ pub(crate) enum Answer {
     Yes {
         token: u64,
     },
+    /// Yes, and more tokens, from this one up; so many wait.
+    More {
+        token: u64,
+        first: u64,
+        waiters: u32,
+    },
     /// This member was withdrawn before.
     Withdrawn,
-    /// How it stands: the owner's record, its time left in milliseconds (negative: for ever), the caller's rank or the
-    /// number of waiters, and the server's time in milliseconds.
+    /// The value beside the lock.
+    Value(String),
+    /// How it stands.
     Held {
-        record: String,
-        left: i64,
+        /// Who has it; of several one. Empty if nobody has.
+        holder: Found,
+        /// The others, if that was the question.
+        others: Vec<Found>,
+        /// The caller's rank, or the number of waiters.
         count: i64,
+        /// The server's time in milliseconds.
         now: u64,
+        /// The last token granted, if several have it.
+        last: Option<u64>,
     },
 }
 
-/// Steps that are carried out together.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Call<'a> {
-    pub(crate) steps: &'a [Step],
-    /// At the node that their slot is on the way to.
-    pub(crate) asking: bool,
+/// A holder as it was found.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) struct Found {
+    pub(crate) record: String,
+    /// In milliseconds; negative: for ever.
+    pub(crate) left: i64,
 }
 
-/// The fewest calls that carry out these steps: one where there are no slots.
-pub(crate) fn calls(steps: &[Step]) -> Vec<Call<'_>> {
-    let alike = steps.chunk_by(|a, b| a.company() == b.company());
-    alike.map(|steps| Call { steps, asking: false }).collect()
-}
+impl Carried for Step {
+    type Answer = Answer;
 
-impl Step {
-    /// Those that may share a call have the same. In a cluster that is a slot; and what needs no key but the owner's goes
-    /// by itself, since it can be done while the slot is moving.
-    pub(crate) fn company(&self) -> Option<(Slot, bool)> {
-        self.slot.map(|slot| (slot, self.what == What::Renew))
+    /// In a cluster that is a slot; and what needs no key but the owner's goes by itself, since it can be done while the
+    /// slot is moving.
+    fn company(&self) -> Option<(Slot, bool)> {
+        self.slot.map(|slot| (slot, self.what == What::Renew && self.names.is_empty()))
     }
-}
 
-impl Call<'_> {
-    /// The command, by the script's hash or, if the server does not know it, by its text.
-    pub(crate) fn command(&self, whole: bool) -> Cmd {
-        let steps = self.steps;
+    fn command(steps: &[Self], whole: bool) -> Cmd {
         let mut cmd = Cmd::with_capacity(3 + steps.len() * 5, 64 + steps.len() * 256);
         if whole {
             cmd.arg("EVAL").arg(SOURCE);
@@ -114,7 +167,7 @@ impl Call<'_> {
         // While a slot moves, a node lets a script begin only if it has all keys that are named, and ends one midway that
         // comes upon a key which is elsewhere. So here all are named. Where nothing moves, one says it all.
         let named = matches!(company, Some((_, false)));
-        cmd.arg(if named { steps.len() * 5 } else { steps.len() });
+        cmd.arg(if named { steps.len() * KEYS } else { steps.len() });
         for step in steps {
             cmd.arg(step.owner.as_str());
         }
@@ -124,24 +177,28 @@ impl Call<'_> {
             }
         }
         for step in steps {
-            cmd.arg(step.what.name()).arg(&step.member).arg(step.ttl).arg(&*step.names);
+            cmd.arg(&*step.name()).arg(&step.member).arg(step.ttl).arg(&*step.names);
         }
         if let Some((slot, _)) = company {
             cmd.arg(slot.tag());
         }
         cmd
     }
+
+    fn answers(steps: &[Self], value: Value) -> Vec<StepResult<Answer>> {
+        let mut answers = one_each(steps.len(), value);
+        steps.iter().map(|step| answers.next().and_then(|v| parse(step.what, v)).unwrap_or_else(odd)).collect()
+    }
 }
 
-/// The answers to these steps, in order: one step is answered with its own, many with an array of theirs.
-pub(crate) fn answers(steps: &[Step], value: Value) -> Vec<StepResult<Answer>> {
-    let mut answers = match value {
-        answer if steps.len() == 1 => vec![answer],
+/// The answers to so many steps: one step is answered with its own, many with an array of theirs.
+pub(crate) fn one_each(steps: usize, value: Value) -> impl Iterator<Item = Value> {
+    match value {
+        answer if steps == 1 => vec![answer],
         Value::Array(answers) => answers,
         _ => Vec::new(),
     }
-    .into_iter();
-    steps.iter().map(|step| answers.next().and_then(|v| parse(step.what, v)).unwrap_or_else(odd)).collect()
+    .into_iter()
 }
 
 /// The text of a failure within the script, if this is one.
@@ -159,22 +216,43 @@ fn parse(what: What, value: Value) -> Option<StepResult<Answer>> {
     if let Some(message) = failure(&value) {
         return Some(Err(error::said(&message)));
     }
-    let answer = match (what, value) {
-        (_, Value::Int(0)) => Answer::No,
-        (What::Try | What::Wait | What::Poll, Value::Int(-1)) => Answer::Withdrawn,
-        (_, Value::Int(token)) => Answer::Yes { token: u64::try_from(token).ok()? },
-        (What::Try | What::Wait | What::Poll | What::Inspect, Value::Array(parts)) => held(&parts)?,
+    let asks = matches!(what, What::Try | What::Wait | What::Poll | What::All);
+    let answer = match value {
+        Value::Int(0) => Answer::No,
+        Value::Int(-1) if asks => Answer::Withdrawn,
+        Value::Int(token) => Answer::Yes { token: u64::try_from(token).ok()? },
+        Value::Array(parts) if what == What::Renew => more(&parts)?,
+        Value::Array(parts) if what == What::Value => Answer::Value(text(parts.first()?)?),
+        Value::Array(parts) if asks || what == What::Inspect => held(&parts)?,
         _ => return None,
     };
     Some(Ok(answer))
 }
 
 fn held(parts: &[Value]) -> Option<Answer> {
-    let [record, Value::Int(left), Value::Int(count), Value::Int(now)] = parts else { return None };
-    Some(Answer::Held { record: text(record)?, left: *left, count: *count, now: u64::try_from(*now).ok()? })
+    let [record, left, Value::Int(count), Value::Int(now), more @ ..] = parts else { return None };
+    let (mut others, mut last) = (Vec::new(), None);
+    for part in more {
+        match part {
+            Value::Array(other) => others.push(found(other.first()?, other.get(1)?)?),
+            token => last = text(token)?.parse().ok(),
+        }
+    }
+    Some(Answer::Held { holder: found(record, left)?, others, count: *count, now: u64::try_from(*now).ok()?, last })
 }
 
-fn text(value: &Value) -> Option<String> {
+fn found(record: &Value, left: &Value) -> Option<Found> {
+    let Value::Int(left) = left else { return None };
+    Some(Found { record: text(record)?, left: *left })
+}
+
+fn more(parts: &[Value]) -> Option<Answer> {
+    let [Value::Int(token), Value::Int(first), Value::Int(waiters)] = parts else { return None };
+    let (token, first) = (u64::try_from(*token).ok()?, u64::try_from(*first).ok()?);
+    Some(Answer::More { token, first, waiters: u32::try_from(*waiters).ok()? })
+}
+
+pub(crate) fn text(value: &Value) -> Option<String> {
     match value {
         Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
         Value::SimpleString(text) => Some(text.clone()),
@@ -182,6 +260,6 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-fn odd() -> StepResult<Answer> {
+pub(crate) fn odd<A>() -> StepResult<A> {
     Err(BackendError::unknown("redis: an answer that cannot be understood"))
 }

@@ -29,6 +29,7 @@ use self::schemes::FEATURES;
 /// | `redis-sentinel://h1:26379,h2,h3/0?service=mymaster` | the master that these sentinels name | `redis` |
 /// | `redis-cluster://h1:6379,h2,h3` | a Redis or Valkey cluster | `redis` |
 /// | `rediss-sentinel://…`, `rediss-cluster://…` | the same, by TLS | `redis-tls` |
+/// | `redis-quorum://h1:6379,h2:6379,h3:6379/0`, `rediss-quorum://…` | a majority of several servers; `QuorumConfig` has its parameters | `redis`, `redis-tls` |
 /// | `dynamodb://table?region=…&endpoint=…` | a DynamoDB table; credentials come from where the AWS SDK looks | `dynamodb` |
 /// | `amqp://user:password@host:5672/vhost`, `amqps://…` | a RabbitMQ broker; `RabbitConfig` has its parameters | `rabbitmq` |
 /// | your own | see [`register_scheme`] | |

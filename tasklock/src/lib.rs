@@ -58,7 +58,7 @@ pub use tasklock_local::{FileLock, LocalConfig, LocalError, SocketLock};
 pub use tasklock_rabbitmq::{ChannelsInUse, RabbitConfig, RabbitLock, lapin};
 #[cfg(feature = "redis")]
 #[doc(inline)]
-pub use tasklock_redis::{RedisConfig, RedisLock, redis};
+pub use tasklock_redis::{QuorumConfig, QuorumLock, RedisConfig, RedisLock, redis};
 
 #[cfg(feature = "macros")]
 pub use tasklock_macros::{LockKey, synchronized};

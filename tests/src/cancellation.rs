@@ -3,7 +3,7 @@
 use std::{pin::pin, time::Duration};
 
 use tasklock::{
-    Locker, Stats,
+    KeyLock, Locker, Stats,
     testing::{Fault, Faults, Op, poll_times, until_quiet},
 };
 
@@ -51,11 +51,26 @@ pub async fn drop_everywhere(
     is_empty: impl AsyncFn(&Scene, Option<Fault>) -> bool,
     on: Op,
 ) {
+    drop_everywhere_wanting(make, is_empty, on, |lock| lock).await;
+}
+
+/// The same, of an acquisition that is set up.
+///
+/// # Panics
+///
+/// If anything is left.
+pub async fn drop_everywhere_wanting(
+    make: impl AsyncFn() -> Scene,
+    is_empty: impl AsyncFn(&Scene, Option<Fault>) -> bool,
+    on: Op,
+    set_up: impl Fn(KeyLock) -> KeyLock,
+) {
     for fault in FAULTS {
         for released_after in [0, 1, 2, 5, usize::MAX] {
             for polls in 0.. {
                 let scene = make().await;
                 let Scene { lock, faults, other: blocker, key } = &scene;
+                let wanted = set_up(lock.key(key));
                 let mut held = None;
                 if released_after > 0 {
                     held = Some(blocker.acquire(key).await.expect("a free key"));
@@ -66,7 +81,7 @@ pub async fn drop_everywhere(
                     faults.next(on, fault);
                 }
                 let finished = {
-                    let mut acquisition = pin!(lock.acquire(key));
+                    let mut acquisition = pin!(wanted.acquire());
                     let early = poll_times(acquisition.as_mut(), polls.min(released_after)).await;
                     if polls > released_after {
                         held = None;

@@ -3,7 +3,9 @@
 pub mod cancellation;
 pub mod load;
 pub mod local;
+pub mod pools;
 pub mod processes;
+pub mod script;
 pub mod servers;
 
 use std::{

@@ -35,7 +35,7 @@ async fn memory_behind_delays() {
         let store = MemoryLock::new();
         let make = async || {
             let (backend, faults) = Faulty::new(store.clone());
-            for op in [Op::TryAcquire, Op::Renew, Op::Release] {
+            for op in [Op::TryAcquire, Op::Renew, Op::Release, Op::Value, Op::Change] {
                 faults.always(op, fault(Duration::from_millis(7)));
             }
             backend

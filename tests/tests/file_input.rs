@@ -190,7 +190,30 @@ async fn a_full_disk_and_no_descriptors_grant_nothing() {
     assert!(refused.starts_with("failed true cannot open"), "{refused}");
     assert!(taken > 4, "{taken}");
     assert_eq!(poor.ask("drop job:0").await, "Released");
+    // Asking needs one as well, and breaking three: room is made for both.
+    assert_eq!(poor.ask("inspect job:1").await, format!("held {}", poor.pid()));
+    assert_eq!(poor.ask("drop job:1").await, "Released");
+    assert_eq!(poor.ask("drop job:2").await, "Released");
+    assert_eq!(poor.ask("drop job:3").await, "Released");
+    assert_eq!(poor.ask("break job:4").await, "broken");
     poor.number(&format!("try job:{taken}"), "taken").await;
+}
+
+/// Files are kept open for later only where many may be open.
+#[tokio::test]
+async fn few_descriptors_are_not_kept() {
+    let folder = Folder::new();
+    for (limit, kept) in [(128, 0), (1024, 1)] {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("ulimit -n {limit}; exec \"$0\"")).arg(worker!());
+        command.env("TASKLOCK_URL", format!("file://{}", folder.path().display()));
+        let mut worker = Worker::spawn(command);
+        assert_eq!(worker.answer().await, "ready");
+        let before = worker.number("descriptors", "").await;
+        worker.number("try job", "taken").await;
+        assert_eq!(worker.ask("drop job").await, "Released");
+        assert_eq!(worker.number("descriptors", "").await, before + kept, "of {limit}");
+    }
 }
 
 /// What stands at a lock's place is neither followed, nor opened, nor written over.
@@ -249,6 +272,8 @@ async fn what_others_wrote_is_left_alone() {
         ("#!/bin/sh\nrm -rf /\n", "is not a lock file"),
         ("tasklock 2\nwho knows\n", "is of format 2"),
         ("tasklock 1\ntoken 18446744073709551615\ncheck 1fcac0240237cd5d\n", "used up its fencing tokens"),
+        ("\0\u{1}\0\0an image", "is not a lock file"),
+        (&"\0".repeat(1 << 20), "is not a lock file"),
     ] {
         fs::write(folder.file("job.lock"), content).unwrap();
         let error = store.try_acquire(&request("job", Intent::Try)).await.unwrap_err();

@@ -13,7 +13,7 @@ use std::{
 
 use tasklock::{
     AsyncLock as _, Attempt, Claim, FencingToken, FileLock, Intent, Key, Locker, LossReason, Nonce, ReleaseOutcome,
-    Released, Renewed,
+    Released, Renewed, StepResult,
 };
 use tasklock_tests::{
     local::{files, is_free, request, sockets},
@@ -64,6 +64,18 @@ async fn a_release_tells_that_the_file_was_replaced() {
     assert_eq!(store.release(&Claim::of(&next)).await.unwrap(), Released::Released);
 }
 
+/// Who asks again for what it had, after the file was replaced, has it no more.
+#[tokio::test]
+async fn what_was_lost_is_not_granted_again() {
+    let folder = Folder::new();
+    let (here, there) = (files(folder.path()), files(folder.path()));
+    let (first, next) = (request("job", Intent::Try), request("job", Intent::Try));
+    assert!(matches!(here.try_acquire(&first).await, Ok(Attempt::Granted(_))));
+    fs::remove_file(folder.file("job.lock")).unwrap();
+    assert!(matches!(there.try_acquire(&next).await, Ok(Attempt::Granted(_))));
+    assert!(matches!(here.try_acquire(&first).await, Ok(Attempt::Busy(_))), "two holders");
+}
+
 /// A process that hangs keeps its lock, until somebody breaks it; what it does then is no business of the next holder's.
 #[tokio::test]
 async fn the_lock_of_a_hung_process_can_be_broken() {
@@ -92,8 +104,13 @@ fn key() -> Key {
 }
 
 fn revoke(store: &FileLock, seen: Option<Nonce>) -> bool {
+    try_revoke(store, seen).expect("an answer")
+}
+
+fn try_revoke(store: &FileLock, seen: Option<Nonce>) -> StepResult<bool> {
     let power = store.powers().administer.expect("a power");
-    futures_executor::block_on(power.revoke(&key(), seen)).expect("an answer")
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(power.revoke(&key(), seen))
 }
 
 /// What threads that take turns see of each other.
@@ -168,6 +185,57 @@ fn breaking_under_contention() {
             assert!(robbed.iter().all(|nonce| broken.contains(nonce)), "another than the one meant was robbed");
         }
         assert!(is_free(folder.path()));
+    }
+}
+
+/// Several who break the same holder at once: one of them does, and none breaks whoever came next. With tokens ahead of
+/// the clock, which would keep them apart.
+#[test]
+fn breaking_by_several_at_once() {
+    let folder = Folder::new();
+    let ahead = format!("tasklock 1\ntoken {}\ncheck c19f479d60722457\n", 1_u64 << 62);
+    fs::write(folder.file("job.lock"), ahead).unwrap();
+    let turns = Turns::default();
+    let all: Vec<Had> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..2).map(|_| scope.spawn(|| turns.take(&folder))).collect();
+        let breakers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let (store, mut broken) = (files(folder.path()), Vec::new());
+                    while broken.len() < 50 {
+                        let target = *turns.seen.lock().unwrap();
+                        if target.is_some() && revoke(&store, target) {
+                            broken.extend(target);
+                        }
+                    }
+                    broken
+                })
+            })
+            .collect();
+        let broken: Vec<_> = breakers.into_iter().flat_map(|breaker| breaker.join().unwrap()).collect();
+        turns.done.store(true, Ordering::Relaxed);
+        let had = workers.into_iter().map(|worker| worker.join().unwrap()).collect();
+        assert_eq!(broken.iter().collect::<HashSet<_>>().len(), broken.len(), "broken by two");
+        had
+    });
+    let tokens: Vec<_> = all.iter().flat_map(|had| &had.tokens).collect();
+    assert_eq!(tokens.iter().collect::<HashSet<_>>().len(), tokens.len(), "a token came twice");
+    assert!(is_free(folder.path()));
+}
+
+/// What is no lock is not broken, whoever has it locked: it is left as it is.
+#[test]
+fn what_is_no_lock_is_not_broken() {
+    let folder = Folder::new();
+    let store = files(folder.path());
+    for (content, says) in [("#!/bin/sh\n", "is not a lock file"), ("tasklock 2\ntoken 7\n", "is of format 2")] {
+        fs::write(folder.file("job.lock"), content).unwrap();
+        let stranger = fs::File::open(folder.file("job.lock")).unwrap();
+        rustix::fs::flock(&stranger, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let error = try_revoke(&store, None).unwrap_err();
+        assert!(error.to_string().contains(says) && !error.is_retryable(), "{error}");
+        assert_eq!(fs::read_to_string(folder.file("job.lock")).unwrap(), content);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "something is left behind");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    fs,
     time::{Duration, Instant},
 };
 
@@ -148,6 +149,9 @@ async fn a_forked_child_locks_for_itself() {
         assert_eq!(parent.ask("drop job").await, "Released");
         let child = Stray(u32::try_from(parent.number("fork job try", "forked").await).unwrap());
         assert_eq!(parent.ask("try job").await, format!("busy {}", parent.pid()));
+        // Nobody attends to a child's waiters: it names no socket, least of all its parent's.
+        let record = fs::read_to_string(folder.file("tasklock:job.lock")).unwrap();
+        assert!(record.contains("\nwaker -\n"), "{record}");
         drop(child);
         parent.take("job").await;
         assert_eq!(parent.ask("drop job").await, "Released");

@@ -3,7 +3,7 @@
 use std::{env, process::Command, time::Duration};
 
 use tasklock::{
-    LockError, Locker, RedisConfig, RedisLock, connect, connector, from_env,
+    LockError, Locker, RedisConfig, RedisLock, Ttl, When, connect, connector, from_env,
     redis::{self, Client, Value},
 };
 use tasklock_tests::{
@@ -204,6 +204,44 @@ async fn rights() {
     let with = |user: &str| server.url().replace("redis://", &format!("redis://{user}:hunter2@"));
     assert!(!refused(&with("deaf"), "'subscribe'").await.is_retryable());
     works(&connect(with("mute")).await.unwrap()).await;
+}
+
+/// Whoever sets up a user by the guide has all there is.
+#[tokio::test]
+async fn the_rights_that_the_guide_names_are_enough() {
+    let server = RedisServer::start();
+    let guide = include_str!("../../docs/redis.md");
+    let rights = guide.lines().find(|line| line.starts_with("ACL SETUSER")).expect("the command");
+    let _: Value = server.ask(&rights.split(' ').collect::<Vec<_>>()).await;
+    let url = server.url().replace("redis://", "redis://locks:secret@");
+    let (lock, other) = (connect(&url).await.unwrap(), connect(&url).await.unwrap());
+    works(&lock).await;
+    for key in [lock.key("job").ttl(Ttl::Never), lock.key("job").shared(), lock.key("job").permits(1)] {
+        let held = key.acquire().await.unwrap();
+        held.extend(Duration::from_secs(20)).await.unwrap();
+        held.update("half", Ttl::Never).await.unwrap();
+        let waiter = tokio::spawn({
+            let other = other.clone();
+            async move { other.key("job").permits(1).acquire().await.unwrap() }
+        });
+        while lock.inspect("job").await.unwrap().waiters == Some(0) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        held.release().await.unwrap();
+        let next = waiter.await.unwrap();
+        assert!(lock.break_lock("job").await.unwrap());
+        drop(next);
+    }
+    let value = lock.value("job").unwrap();
+    assert!(value.set_if(When::Equal("half".to_owned()), "7", Duration::from_secs(5)).await.unwrap());
+    assert_eq!(value.get().await.unwrap().as_deref(), Some("7"));
+    assert!(value.delete_if(When::AtLeast(7)).await.unwrap());
+    lock.all(["a", "b"]).unwrap().acquire().await.unwrap().release().await.unwrap();
+    assert_eq!(lock.who(["a", "b"]).await.unwrap().len(), 2);
+    // Nothing but locks.
+    let stray = Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let refused: Result<Value, _> = redis::cmd("SET").arg("other").arg("1").query_async(&mut stray.clone()).await;
+    assert!(refused.is_err());
 }
 
 /// A connection of the caller's own carries the commands, until it ends; then there is another.

@@ -41,3 +41,9 @@ async fn a_stopped_first_waiter_delays_nobody_for_long_in_a_cluster() {
     let cluster = RedisCluster::start().await;
     scenarios::a_stopped_first_waiter_delays_nobody_for_long(Scene { program: worker!(), url: &cluster.url() }).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_that_are_gone_make_way() {
+    let server = RedisServer::start();
+    scenarios::readers_that_are_gone_make_way(Scene { program: worker!(), url: &server.url() }).await;
+}

@@ -1,197 +1,10 @@
 //! The script against a real server: one test for each order of events in which a simpler one goes wrong.
 
-use std::time::Duration;
-
-use tasklock::{
-    Nonce,
-    redis::{
-        self, AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, Value, aio::MultiplexedConnection,
-    },
+use tasklock::redis::{self, Client, Value};
+use tasklock_tests::{
+    script::{Lock, Peer, SCRIPT, Said, TTL, said},
+    servers::RedisServer,
 };
-use tasklock_tests::servers::RedisServer;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-
-const SCRIPT: &str = include_str!("../../tasklock-redis/src/scripts/lock.lua");
-const TTL: u64 = 20_000;
-const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A lock on a server, and steps on it as they are sent.
-struct Lock {
-    server: RedisServer,
-    connection: MultiplexedConnection,
-    name: String,
-}
-
-/// A client of the server: it listens to its inbox, or is gone, or never looks at it.
-struct Peer {
-    member: String,
-    inbox: Option<(MultiplexedConnection, UnboundedReceiver<PushInfo>)>,
-}
-
-#[derive(PartialEq, Debug)]
-enum Said {
-    Granted(i64),
-    Busy { record: String, rank: i64 },
-    Yes,
-    No,
-    Withdrawn,
-    Failed(String),
-}
-
-impl Lock {
-    async fn new() -> Self {
-        let server = RedisServer::start();
-        let connection = server.connection().await;
-        Lock { server, connection, name: "{job}:1:".to_owned() }
-    }
-
-    fn key(&self, part: &str) -> String {
-        format!("{}{part}", self.name)
-    }
-
-    /// The script with these steps on this lock, as it was answered.
-    async fn call(&mut self, steps: &[(&str, &str, u64)]) -> Vec<Value> {
-        let mut call = redis::cmd("EVAL");
-        call.arg(SCRIPT).arg(steps.len());
-        for _ in steps {
-            call.arg(self.key("owner"));
-        }
-        for (what, member, ttl) in steps {
-            call.arg(what).arg(member).arg(ttl).arg(format!("1 host app {}", &member[member.len().min(33)..]));
-        }
-        match call.query_async(&mut self.connection).await.unwrap() {
-            answer if steps.len() == 1 => vec![answer],
-            Value::Array(answers) => answers,
-            other => panic!("no answers: {other:?}"),
-        }
-    }
-
-    async fn step(&mut self, what: &str, member: &str, ttl: u64) -> Said {
-        said(what, &self.call(&[(what, member, ttl)]).await.remove(0))
-    }
-
-    /// Asks, and enters the queue.
-    async fn ask(&mut self, peer: &Peer) -> Said {
-        self.step("wait", &peer.member, TTL).await
-    }
-
-    async fn try_to(&mut self, peer: &Peer) -> Said {
-        self.step("try", &peer.member, TTL).await
-    }
-
-    async fn leave(&mut self, peer: &Peer) -> Said {
-        self.step("leave", &peer.member, 0).await
-    }
-
-    async fn granted(&mut self, peer: &Peer) -> i64 {
-        match self.ask(peer).await {
-            Said::Granted(token) => token,
-            other => panic!("not granted: {other:?}"),
-        }
-    }
-
-    async fn busy(&mut self, peer: &Peer) -> i64 {
-        match self.ask(peer).await {
-            Said::Busy { rank, .. } => rank,
-            other => panic!("not busy: {other:?}"),
-        }
-    }
-
-    async fn owner(&self) -> Option<String> {
-        self.server.ask::<Option<String>>(&["GET", &self.key("owner")]).await
-    }
-
-    async fn is_owned_by(&self, peer: &Peer) -> bool {
-        self.owner().await.is_some_and(|record| record.starts_with(&peer.member))
-    }
-
-    async fn ttl(&self) -> i64 {
-        self.server.ask(&["PTTL", &self.key("owner")]).await
-    }
-
-    /// Ends the lease of whoever has it, as time would.
-    async fn expire(&self) {
-        let _: Value = self.server.ask(&["DEL", &self.key("owner")]).await;
-    }
-
-    async fn waiting(&self) -> Vec<String> {
-        self.server.ask(&["ZRANGE", &self.key("queue"), "0", "-1"]).await
-    }
-
-    async fn lease(&self, member: &str) -> Option<f64> {
-        self.server.ask(&["ZSCORE", &self.key("leases"), member]).await
-    }
-
-    async fn listener(&self) -> Peer {
-        let client = Client::open(format!("{}/?protocol=resp3", self.server.url())).unwrap();
-        assert_eq!(client.get_connection_info().redis_settings().protocol(), ProtocolVersion::RESP3);
-        let (sender, pushes) = unbounded_channel();
-        let config = AsyncConnectionConfig::new().set_push_sender(sender);
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
-        let id = Nonce::fresh().to_string();
-        connection.subscribe(format!("tasklock:1:inbox:{id}")).await.unwrap();
-        Peer { member: format!("{id}.{}", Nonce::fresh()), inbox: Some((connection, pushes)) }
-    }
-}
-
-impl Peer {
-    /// One whose process is gone, as far as the server can tell.
-    fn gone() -> Self {
-        Peer { member: format!("{}.{}", Nonce::fresh(), Nonce::fresh()), inbox: None }
-    }
-
-    fn nonce(&self) -> &str {
-        &self.member[33..]
-    }
-
-    /// The next message to its inbox.
-    async fn told(&mut self) -> String {
-        let (_, pushes) = self.inbox.as_mut().expect("it listens");
-        let told = async {
-            loop {
-                let push = pushes.recv().await.expect("its connection is open");
-                if let (PushKind::Message, [_, Value::BulkString(text)]) = (push.kind, push.data.as_slice()) {
-                    return String::from_utf8(text.clone()).unwrap();
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, told).await.expect("it is told")
-    }
-
-    /// The token it is granted by a push.
-    async fn told_granted(&mut self) -> i64 {
-        let text = self.told().await;
-        let rest = text.strip_prefix(&format!("granted {} ", self.member)).unwrap_or_else(|| panic!("told {text}"));
-        rest.split(' ').next().unwrap().parse().unwrap()
-    }
-
-    /// Nothing has come, and what is published now comes after it.
-    async fn told_nothing(&mut self, lock: &Lock) {
-        let inbox = format!("tasklock:1:inbox:{}", &self.member[..32]);
-        let heard: i64 = lock.server.ask(&["PUBLISH", &inbox, "the end"]).await;
-        assert_eq!(heard, 1);
-        assert_eq!(self.told().await, "the end");
-    }
-}
-
-fn said(what: &str, answer: &Value) -> Said {
-    let text = |value: &Value| match value {
-        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).unwrap(),
-        other => panic!("{other:?}"),
-    };
-    match answer {
-        Value::Int(-1) => Said::Withdrawn,
-        Value::Int(0) => Said::No,
-        Value::Int(token) if matches!(what, "try" | "wait") => Said::Granted(*token),
-        Value::Int(_) => Said::Yes,
-        Value::Array(parts) => match parts.as_slice() {
-            [message] => Said::Failed(text(message)),
-            [record, _, Value::Int(rank), _] => Said::Busy { record: text(record), rank: *rank },
-            other => panic!("{other:?}"),
-        },
-        other => panic!("{other:?}"),
-    }
-}
 
 /// What lies in a store today is read by tomorrow's code.
 #[tokio::test]
@@ -202,10 +15,10 @@ async fn the_format_is_frozen() {
     assert_eq!(lock.busy(&waiter).await, 0);
     let record = lock.owner().await.unwrap();
     let parts: Vec<_> = record.split(' ').collect();
-    assert_eq!(parts.len(), 7, "{record}");
+    assert_eq!(parts.len(), 8, "{record}");
     assert_eq!(
         (parts[0], parts[1], &parts[3..]),
-        (&*holder.member, &*token.to_string(), &["1", "host", "app", holder.nonce()][..])
+        (&*holder.member, &*token.to_string(), &["20000", "1", "host", "app", holder.nonce()][..])
     );
     let since: i64 = parts[2].parse().unwrap();
     assert!((since - token / 1000).abs() < 1000, "the token is the server's time in µs, since in ms");

@@ -52,6 +52,25 @@ async fn an_uncontended_lock_is_two_calls() {
     assert_eq!(work(&server).await, counts(&expected));
 }
 
+/// Several locks are taken in one call, given back in one, and asked about in one.
+#[tokio::test]
+async fn several_locks_share_a_call() {
+    let server = RedisServer::start();
+    let lock = connect(server.url()).await.unwrap();
+    let names = ["a", "b", "c", "d", "e"];
+    let all = lock.all(names).unwrap();
+    all.acquire().await.unwrap().release().await.unwrap();
+    server.reset_counts().await;
+    let guards = all.acquire().await.unwrap();
+    assert_eq!(work(&server).await["evalsha"], 1, "to take them");
+    server.reset_counts().await;
+    assert_eq!(lock.who(names).await.unwrap().iter().filter(|(_, state)| !state.is_free()).count(), 5);
+    assert_eq!(work(&server).await["evalsha"], 1, "to ask who has them");
+    server.reset_counts().await;
+    guards.release().await.unwrap();
+    assert_eq!(work(&server).await["evalsha"], 1, "to give them back");
+}
+
 /// Many wait, and the server does nothing; a hand-over is one call and at most two pushes.
 async fn waiters_cost_nothing(waiting: usize) {
     let server = RedisServer::start();

@@ -8,7 +8,7 @@ use std::{
 
 use tasklock::{AsyncLock as _, Attempt, Claim, Intent, Released, SocketLock, Wake, testing::poll_times};
 use tasklock_tests::{
-    local::{request, sockets, with_ending},
+    local::{files, request, sockets, with_ending},
     processes::Worker,
     servers::{Folder, PATIENCE},
     worker,
@@ -125,6 +125,33 @@ async fn a_wait_is_for_one_hold() {
     assert!(poll_times(wait.as_mut(), 5).await.is_none(), "told of another lock's release");
     assert_eq!(here.release(&Claim::of(&first)).await.unwrap(), Released::Released);
     assert!(matches!(timeout(PATIENCE, wait).await, Ok(Ok(Wake::Retry))));
+}
+
+/// Between the attempt and the wait, somebody has come in who tells nobody: the lock is asked soon all the same.
+#[tokio::test]
+async fn a_wait_for_one_who_tells_nobody_ends() {
+    let folder = Folder::new();
+    let (here, there, silent) = (sockets(folder.path()).await, sockets(folder.path()).await, files(folder.path()));
+    let (first, second, waiter) = (request("a", Intent::Try), request("a", Intent::Try), request("a", Intent::Wait));
+    assert!(matches!(here.try_acquire(&first).await, Ok(Attempt::Granted(_))));
+    assert!(matches!(there.try_acquire(&waiter).await, Ok(Attempt::Busy(_))));
+    assert_eq!(here.release(&Claim::of(&first)).await.unwrap(), Released::Released);
+    assert!(matches!(silent.try_acquire(&second).await, Ok(Attempt::Granted(_))));
+    assert!(matches!(timeout(PATIENCE, there.wait(&waiter)).await, Ok(Ok(Wake::Retry))));
+}
+
+/// The record tells of a hold that has ended, and somebody else has the lock who has written nothing down.
+#[tokio::test]
+async fn a_wait_for_a_hold_that_has_ended_ends() {
+    let folder = Folder::new();
+    let (here, there) = (sockets(folder.path()).await, sockets(folder.path()).await);
+    let (ended, waiter) = (request("a", Intent::Try), request("a", Intent::Wait));
+    assert!(matches!(here.try_acquire(&ended).await, Ok(Attempt::Granted(_))));
+    assert_eq!(here.release(&Claim::of(&ended)).await.unwrap(), Released::Released);
+    let stranger = fs::File::open(folder.file("a.lock")).unwrap();
+    rustix::fs::flock(&stranger, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    assert!(matches!(there.try_acquire(&waiter).await, Ok(Attempt::Busy(_))));
+    assert!(matches!(timeout(PATIENCE, there.wait(&waiter)).await, Ok(Ok(Wake::Retry))));
 }
 
 /// A socket that is gone costs time only: the lock itself is asked.

@@ -19,6 +19,8 @@ pub(crate) struct Crowd {
     pub(crate) processes: usize,
     /// In each process.
     pub(crate) tasks: usize,
+    /// In one process more, whose waits are counted apart.
+    pub(crate) guests: usize,
     pub(crate) hold: Duration,
     pub(crate) span: Duration,
 }
@@ -28,6 +30,8 @@ pub(crate) struct Crowd {
 pub(crate) struct Seen {
     /// Nanoseconds from asking to holding, ascending.
     waits: Vec<u64>,
+    /// Those of the guests.
+    guest_waits: Vec<u64>,
     /// Nanoseconds from a release in one process to the grant in another, ascending.
     hand_overs: Vec<u64>,
     mean_hold: f64,
@@ -45,7 +49,10 @@ pub(crate) struct Seen {
 impl Crowd {
     pub(crate) fn run(self, runtime: &Runtime, kind: Kind, server: &RedisServer) -> Result<Seen, Failure> {
         let round_trip_us = runtime.block_on(round_trip(server, self.hold))?;
-        let mut children = (0..self.processes).map(|_| self.spawn(kind, server)).collect::<Result<Vec<_>, _>>()?;
+        let processes = self.processes + usize::from(self.guests > 0);
+        let crowd = |process| if process < self.processes { self.tasks } else { self.guests };
+        let mut children =
+            (0..processes).map(|process| self.spawn(kind, server, crowd(process))).collect::<Result<Vec<_>, _>>()?;
         for child in &mut children {
             child.ready()?;
         }
@@ -73,8 +80,18 @@ impl Crowd {
             _ => false,
         });
         let each = |count: u64| count as f64 / all.len().max(1) as f64;
+        let waits = |of: &dyn Fn(usize) -> bool| {
+            let mut waits: Vec<u64> = all
+                .iter()
+                .filter(|(process, _)| of(*process))
+                .map(|(_, times)| times.held.saturating_sub(times.asked))
+                .collect();
+            waits.sort_unstable();
+            waits
+        };
         let mut seen = Seen {
-            waits: all.iter().map(|(_, times)| times.held.saturating_sub(times.asked)).collect(),
+            waits: waits(&|process| process < self.processes),
+            guest_waits: waits(&|process| process >= self.processes),
             hand_overs: all
                 .windows(2)
                 .filter(|pair| pair[0].0 != pair[1].0)
@@ -91,13 +108,12 @@ impl Crowd {
             calls: each(sent.map(|(_, count)| count).sum()),
             commands: each(counts.values().sum()),
         };
-        seen.waits.sort_unstable();
         seen.hand_overs.sort_unstable();
         Ok(seen)
     }
 
-    fn spawn(self, kind: Kind, server: &RedisServer) -> Result<Member, Failure> {
-        let numbers = [self.tasks as u128, self.hold.as_millis(), self.span.as_millis()].map(|n| n.to_string());
+    fn spawn(self, kind: Kind, server: &RedisServer, tasks: usize) -> Result<Member, Failure> {
+        let numbers = [tasks as u128, self.hold.as_millis(), self.span.as_millis()].map(|n| n.to_string());
         let mut command = Command::new(env::current_exe()?);
         command.arg("--child").arg(kind.name()).arg(server.url()).args(numbers);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -113,6 +129,10 @@ impl Seen {
 
     pub(crate) fn wait_ms(&self, share: f64) -> f64 {
         quantile(&self.waits, share) as f64 / 1e6
+    }
+
+    pub(crate) fn guest_wait_ms(&self, share: f64) -> f64 {
+        quantile(&self.guest_waits, share) as f64 / 1e6
     }
 
     pub(crate) fn hand_over_us(&self, share: f64) -> f64 {

@@ -47,6 +47,9 @@ pub(crate) fn run(runtime: &Runtime, plan: Plan, wants: impl Fn(&str) -> bool) -
     for hold in [Duration::ZERO, Duration::from_millis(1)] {
         tables.push(hot(runtime, plan, &kinds, &server, hold)?);
     }
+    for guests in [0, 1] {
+        tables.push(one_process(runtime, plan, &kinds, &server, guests)?);
+    }
     for hold in [Duration::ZERO, Duration::from_millis(2)] {
         tables.push(hand_over(runtime, plan, &kinds, &server, hold)?);
     }
@@ -130,7 +133,7 @@ fn distinct(runtime: &Runtime, plan: Plan, peers: &[Box<dyn Peer>]) -> Result<Ta
 /// Four processes of sixteen tasks on one key.
 fn hot(runtime: &Runtime, plan: Plan, kinds: &[Kind], server: &RedisServer, hold: Duration) -> Result<Table, Failure> {
     let kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| kind.waits()).collect();
-    let crowd = Crowd { processes: 4, tasks: 16, hold, span: plan.crowd_span };
+    let crowd = Crowd { processes: 4, tasks: 16, guests: 0, hold, span: plan.crowd_span };
     let per_kind = interleave(kinds.len(), plan.crowd_rounds, |at| crowd.run(runtime, kinds[at], server))?;
     let rows = kinds.iter().zip(&per_kind).map(|(kind, rounds)| {
         let over = |figure: fn(&Seen) -> f64| Summary::of(rounds.iter().map(figure)).median;
@@ -169,6 +172,47 @@ fn hot(runtime: &Runtime, plan: Plan, kinds: &[Kind], server: &RedisServer, hold
     })
 }
 
+/// One process of many tasks on one key, alone or with another that has one task.
+fn one_process(
+    runtime: &Runtime,
+    plan: Plan,
+    kinds: &[Kind],
+    server: &RedisServer,
+    guests: usize,
+) -> Result<Table, Failure> {
+    let kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| kind.waits()).collect();
+    let crowd = Crowd { processes: 1, tasks: TASKS, guests, hold: Duration::ZERO, span: plan.crowd_span };
+    let per_kind = interleave(kinds.len(), plan.crowd_rounds, |at| crowd.run(runtime, kinds[at], server))?;
+    let rows = kinds.iter().zip(&per_kind).map(|(kind, rounds)| {
+        let over = |figure: fn(&Seen) -> f64| Summary::of(rounds.iter().map(figure)).median;
+        let max = rounds.iter().map(|seen| seen.guest_wait_ms(1.0)).fold(0.0, f64::max);
+        let cells = vec![
+            Cell::of(over(Seen::rate)),
+            Cell::of(over(|seen| seen.wait_ms(0.5))),
+            Cell::of(over(|seen| seen.wait_ms(0.99))),
+            Cell::of(over(|seen| seen.guest_wait_ms(0.5))),
+            Cell::of(over(|seen| seen.guest_wait_ms(0.99))),
+            Cell::of(max),
+            Cell::ratio(over(|seen| seen.calls)),
+        ];
+        (kind.name().to_owned(), cells)
+    });
+    Ok(Table {
+        id: format!("redis_one_process_{guests}_guests"),
+        title: format!("Redis: one hot key, one process of {TASKS} tasks, no hold, and another of {guests}"),
+        columns: vec![
+            Column::new("per second", "per_second"),
+            Column::new("wait p50 ms", "wait_p50_ms"),
+            Column::new("p99 ms", "wait_p99_ms"),
+            Column::new("other p50 ms", "other_p50_ms"),
+            Column::new("p99 ms", "other_p99_ms"),
+            Column::new("max ms", "other_max_ms"),
+            Column::new("calls", "calls_per_acquisition"),
+        ],
+        rows: rows.collect(),
+    })
+}
+
 /// Two processes that pass one key to and fro.
 fn hand_over(
     runtime: &Runtime,
@@ -178,7 +222,7 @@ fn hand_over(
     hold: Duration,
 ) -> Result<Table, Failure> {
     let kinds: Vec<Kind> = kinds.iter().copied().filter(|kind| kind.waits()).collect();
-    let crowd = Crowd { processes: 2, tasks: 1, hold, span: plan.crowd_span };
+    let crowd = Crowd { processes: 2, tasks: 1, guests: 0, hold, span: plan.crowd_span };
     let per_kind = interleave(kinds.len(), plan.crowd_rounds, |at| crowd.run(runtime, kinds[at], server))?;
     let rows = kinds.iter().zip(&per_kind).map(|(kind, rounds)| {
         let over = |figure: fn(&Seen) -> f64| Summary::of(rounds.iter().map(figure)).median;

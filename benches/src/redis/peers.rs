@@ -9,7 +9,7 @@ use distributed_lock_core::traits::{DistributedLock as _, LockHandle as _, LockP
 use distributed_lock_redis::RedisLockProvider;
 use rslock::LockManager;
 use tasklock::{
-    BoxFuture, Locker, Nonce, ReleaseMode,
+    BoxFuture, Fairness, Locker, Nonce, ReleaseMode,
     redis::{self, Client, IntoConnectionInfo as _, Script, aio::MultiplexedConnection, io::tcp::TcpSettings},
 };
 use tokio::time::sleep;
@@ -28,17 +28,20 @@ pub(crate) enum Kind {
     Rslock,
     DistributedLock,
     Tasklock,
+    /// Each task in the queue of the server.
+    Strict,
     Background,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::RoundTrip,
         Self::Raw,
         Self::Backoff,
         Self::Rslock,
         Self::DistributedLock,
         Self::Tasklock,
+        Self::Strict,
         Self::Background,
     ];
 
@@ -50,6 +53,7 @@ impl Kind {
             Self::Rslock => "rslock",
             Self::DistributedLock => "distributed-lock-redis",
             Self::Tasklock => "tasklock",
+            Self::Strict => "tasklock, strict order",
             Self::Background => "tasklock, synchronized, background release",
         }
     }
@@ -65,7 +69,7 @@ impl Kind {
 
     /// Whether it sends its SET itself; that of the others is within a script.
     pub(crate) fn sets(self) -> bool {
-        !matches!(self, Self::Tasklock | Self::Background)
+        !matches!(self, Self::Tasklock | Self::Strict | Self::Background)
     }
 
     pub(crate) async fn connect(self, url: &str) -> Result<Box<dyn Peer>, Failure> {
@@ -78,7 +82,11 @@ impl Kind {
                 let provider = RedisLockProvider::new(url).await.map_err(|e| e.to_string())?;
                 Box::new(Shared(Arc::new(Distributed(provider))))
             }
-            Self::Tasklock => Box::new(Shared(Arc::new(Guards(tasklock::connect(url).await?)))),
+            Self::Tasklock => Box::new(Shared(Arc::new(Guards { locker: tasklock::connect(url).await?, kind: self }))),
+            Self::Strict => {
+                let locker = tasklock::connector(url).await?.fairness(Fairness::Strict).build()?;
+                Box::new(Shared(Arc::new(Guards { locker, kind: self })))
+            }
             Self::Background => {
                 let locker = tasklock::connector(url).await?.release_mode(ReleaseMode::Background).build()?;
                 Box::new(Shared(Arc::new(Bodies(locker))))
@@ -223,16 +231,19 @@ impl Subject for Distributed {
     }
 }
 
-struct Guards(Locker);
+struct Guards {
+    locker: Locker,
+    kind: Kind,
+}
 
 impl Subject for Guards {
     fn kind(&self) -> Kind {
-        Kind::Tasklock
+        self.kind
     }
 
     async fn cycle(&self, key: &str, hold: Duration) -> Result<Times, Failure> {
         let asked = now();
-        let guard = self.0.acquire(key).await?;
+        let guard = self.locker.acquire(key).await?;
         let held = now();
         held_for(hold).await;
         let released = now();

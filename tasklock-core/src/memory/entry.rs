@@ -1,8 +1,10 @@
 //! One key: who holds it, who waits, and who is next.
 
-use std::{collections::VecDeque, mem, slice, task::Waker, time::Duration};
+use std::{collections::VecDeque, mem, slice, sync::Arc, task::Waker, time::Duration};
 
 use crate::{FencingToken, Grant, Holder, Key, Mode, Mono, Nonce, Owner, Request, Ttl, Validity, nursery::NurseryId};
+
+use super::members::Members;
 
 /// How long a waiter has to take up what it was granted.
 pub(super) const CLAIM: Duration = Duration::from_secs(1);
@@ -15,6 +17,8 @@ pub(super) struct Entry {
     /// How it is held: by all of them alike.
     mode: Mode,
     pub(super) waiters: VecDeque<Waiter>,
+    /// Who belongs to it, if it is a pool.
+    pub(super) members: Option<Box<Members>>,
 }
 
 /// Those who hold a key. Nearly always one: it needs no allocation of its own.
@@ -40,6 +44,8 @@ pub(super) struct Waiter {
     mode: Mode,
     ttl: Ttl,
     owner: Owner,
+    /// Under which name it wants a member of a pool.
+    affinity: Option<Arc<str>>,
     /// When its task last looked.
     pub(super) seen: Mono,
     pub(super) waker: Option<Waker>,
@@ -48,12 +54,37 @@ pub(super) struct Waiter {
 impl Entry {
     /// A key that was free until now.
     pub(super) fn new(key: Key, held: Held, mode: Mode) -> Self {
-        Entry { key, holders: Holders::One(held), mode, waiters: VecDeque::new() }
+        Entry { key, holders: Holders::One(held), mode, waiters: VecDeque::new(), members: None }
+    }
+
+    /// A pool that has no members yet.
+    pub(super) fn pool(key: Key) -> Self {
+        let members = Some(Box::new(Members::none()));
+        Entry { key, holders: Holders::none(), mode: Mode::Member, waiters: VecDeque::new(), members }
     }
 
     /// The hold of `nonce`, if it has one and its time is not over.
     pub(super) fn held_by(&mut self, nonce: Nonce, now: Mono) -> Option<&mut Held> {
+        if self.members.as_ref().is_some_and(|members| members.member_of(nonce).is_none()) {
+            return None;
+        }
         self.holders.as_mut_slice().iter_mut().find(|held| held.nonce == nonce && held.expires > now)
+    }
+
+    /// What the hold of `nonce` is granted, if it has one.
+    pub(super) fn grant(&self, nonce: Nonce) -> Option<Grant> {
+        // Newcomers stand at the end.
+        let grant = self.holders.as_slice().iter().rev().find(|held| held.nonce == nonce)?.grant();
+        let member = self.members.as_ref().and_then(|members| members.member_of(nonce));
+        Some(member.cloned().map_or(grant.clone(), |member| grant.of_member(member)))
+    }
+
+    /// Ends the hold of `nonce`; whether it had one.
+    pub(super) fn remove(&mut self, nonce: Nonce) -> bool {
+        if let Some(members) = &mut self.members {
+            members.give_back(nonce);
+        }
+        self.holders.remove(nonce)
     }
 
     pub(super) fn is_young(&self, nonce: Nonce) -> bool {
@@ -61,7 +92,8 @@ impl Entry {
     }
 
     pub(super) fn is_unused(&self) -> bool {
-        self.holders.as_slice().is_empty() && self.waiters.is_empty()
+        let members = self.members.as_ref().is_some_and(|members| !members.is_empty());
+        self.holders.as_slice().is_empty() && self.waiters.is_empty() && !members
     }
 
     pub(super) fn enqueue(&mut self, request: &Request, now: Mono) {
@@ -73,6 +105,7 @@ impl Entry {
                 mode: request.mode,
                 ttl: request.ttl,
                 owner: request.owner.clone(),
+                affinity: request.affinity.clone(),
                 seen: now,
                 waker: None,
             }),
@@ -83,7 +116,7 @@ impl Entry {
     /// turn has come.
     pub(super) fn settle(&mut self, token: &mut u64, mut caller: Option<&Request>, now: Mono) -> After {
         let mut after = After::default();
-        self.holders.end_expired(now);
+        self.end_expired(now);
         while let Some(head) = self.waiters.front() {
             let asks = caller.is_some_and(|caller| caller.nonce == head.nonce);
             let silent = !asks && now.since(head.seen) >= WAITER_LEASE;
@@ -99,26 +132,51 @@ impl Entry {
             let claim = || now.after(waiter.ttl.duration().unwrap_or(CLAIM).min(CLAIM));
             after.wake(waiter.waker.take().filter(|_| !asks));
             let held = Held::new(token, waiter.nonce, waiter.owner.clone(), now, full.unwrap_or_else(claim));
-            self.admit(held, waiter.mode);
+            self.admit(held, waiter.mode, waiter.affinity.as_ref());
         }
         if let Some(caller) = caller.filter(|caller| self.admits(caller.mode)) {
             let held = Held::new(token, caller.nonce, caller.owner.clone(), now, caller.until(now));
-            self.admit(held, caller.mode);
+            self.admit(held, caller.mode, caller.affinity.as_ref());
         }
         after
     }
 
+    /// Nobody looks for a pool's expired holders before there can be one: it may have many.
+    fn end_expired(&mut self, now: Mono) {
+        if let Some(members) = &mut self.members {
+            if now < members.expires {
+                return;
+            }
+            members.expires = Mono::NEVER;
+            for held in self.holders.as_slice() {
+                if held.expires <= now {
+                    members.give_back(held.nonce);
+                } else {
+                    members.expires = members.expires.min(held.expires);
+                }
+            }
+        }
+        self.holders.end_expired(now);
+    }
+
     /// Whether one more may hold it beside those who do. How many permits there are, each caller says for itself.
     fn admits(&self, mode: Mode) -> bool {
+        if let Some(members) = &self.members {
+            return mode == Mode::Member && members.free() > 0;
+        }
         match (self.holders.as_slice().len(), self.mode, mode) {
+            (_, _, Mode::Member) => false,
             (0, _, _) | (_, Mode::Shared, Mode::Shared) => true,
             (holders, Mode::Permit { .. }, Mode::Permit { of }) => holders < of.get() as usize,
             _ => false,
         }
     }
 
-    fn admit(&mut self, held: Held, mode: Mode) {
+    fn admit(&mut self, held: Held, mode: Mode, affinity: Option<&Arc<str>>) {
         self.mode = mode;
+        if let Some(members) = &mut self.members {
+            members.take(held.nonce, affinity, held.since, held.expires);
+        }
         self.holders.push(held);
     }
 }

@@ -4,7 +4,8 @@
 //!
 //! A sharded map from key to its holders and a FIFO queue of waiters; an entry lives while it has either. Fencing tokens
 //! come from one counter a shard, so that forgetting a key never resets it. A store's counters begin above the wall
-//! clock in microseconds and above those of every store of this process that is gone.
+//! clock in microseconds and above those of every store of this process that is gone. Values beside locks are in a table
+//! of their own, each until its end.
 //!
 //! # Protocol
 //!
@@ -15,7 +16,10 @@
 //! 3. *Shared locks and permits* stand in the same queue. As many from its head are let in together as can be: readers
 //!    beside readers, permits as long as fewer are held than the caller says there are. So a writer that waits keeps
 //!    later readers behind it. Each has a token of its own, and expires by itself.
-//! 4. *Expiry*: whoever finds a holder past its time settles the key in favour of the first waiter. Waiters look again
+//! 4. *Pools* are keys of their own, with members; a grant is of one that is free, the one that has been so for longest.
+//!    In all else they are held and waited for as the others. Their entries live while they have members, too.
+//! 5. *Renewal* can reserve further tokens, for hand-overs within one locker that this store does not see.
+//! 6. *Expiry*: whoever finds a holder past its time settles the key in favour of the first waiter. Waiters look again
 //!    at the end of the holder's time, at the latest every second; one that has not looked for a while is passed over.
 //!
 //! # Cost
@@ -28,6 +32,8 @@
 //! were minted on average.
 
 mod entry;
+mod members;
+mod values;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -44,8 +50,9 @@ use std::{
 use hashbrown::{HashTable, hash_table};
 
 use crate::{
-    Administer, AsyncLock, Attempt, BackendError, Busy, Capabilities, Claim, Clock, Expiry, Fencing, FencingToken,
-    Intent, Key, Mode, Mono, Nonce, Owner, Powers, Released, Renewed, Request, Scope, State, Validity, Wake, WakeBy,
+    Administer, AsyncLock, Attempt, BackendError, Busy, Capabilities, Change, Claim, Clock, Expiry, Fencing,
+    FencingToken, Health, Intent, Key, Mode, Mono, Nonce, Owner, Page, PoolChange, Pools, Powers, Released, Renewed,
+    Request, Scope, Span, State, Validity, Values, Wake, WakeBy,
     lock::{BoxFuture, StepResult},
     nursery::{NurseryId, Young},
     queue::give_back_room,
@@ -53,7 +60,10 @@ use crate::{
     wall_micros,
 };
 
-use self::entry::{After, CLAIM, Entry, Held, Holders};
+use self::{
+    entry::{After, CLAIM, Entry, Held, Holders},
+    values::Table,
+};
 
 /// Locks between the tasks of one process: see the [module](self) for how. Cheap to clone; clones are the same store.
 #[derive(Clone)]
@@ -68,6 +78,7 @@ struct Store {
     /// Only a wrapper that delays calls makes any.
     withdrawn: Mutex<VecDeque<(Nonce, Mono)>>,
     any_withdrawn: AtomicBool,
+    values: Mutex<Table>,
 }
 
 struct Shard {
@@ -85,6 +96,7 @@ const CAPABILITIES: Capabilities = Capabilities::new("memory")
     .fair(true)
     .shared(true)
     .permits(true)
+    .spans(true)
     .scope(Scope::Process);
 
 impl MemoryLock {
@@ -94,7 +106,8 @@ impl MemoryLock {
         let token = wall_micros().max(HIGHEST.load(Ordering::Relaxed));
         let shards = Shards::new(|| Shard { entries: HashTable::new(), token });
         let (withdrawn, any_withdrawn) = (Mutex::default(), AtomicBool::new(false));
-        MemoryLock { store: Arc::new(Store { shards, clock: OnceLock::new(), withdrawn, any_withdrawn }) }
+        let (clock, values) = (OnceLock::new(), Mutex::default());
+        MemoryLock { store: Arc::new(Store { shards, clock, withdrawn, any_withdrawn, values }) }
     }
 
     /// The store of this name, shared by everyone in the process who asks for it while anyone has it.
@@ -111,13 +124,13 @@ impl MemoryLock {
         fresh
     }
 
-    /// How many keys are held or waited for.
+    /// How many keys are held or waited for, or are pools with members.
     #[must_use]
     pub fn len(&self) -> usize {
         self.store.shards.iter().map(|shard| shard.entries.len()).sum()
     }
 
-    /// Whether no key is held or waited for.
+    /// Whether no key is held or waited for, and no pool has members.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -144,6 +157,12 @@ impl MemoryLock {
         }
         let entry = entries.entry(request.key.hash64(), |e| e.key == request.key, |e| e.key.hash64());
         let entry = match entry {
+            hash_table::Entry::Vacant(_) if request.mode == Mode::Member && request.intent == Intent::Try => {
+                return Ok(Attempt::Busy(Busy::default()));
+            }
+            hash_table::Entry::Vacant(vacant) if request.mode == Mode::Member => {
+                vacant.insert(Entry::pool(request.key.clone())).into_mut()
+            }
             hash_table::Entry::Vacant(vacant) => {
                 let held = Held::new(token, request.nonce, request.owner.clone(), now, request.until(now));
                 let grant = held.grant();
@@ -156,17 +175,22 @@ impl MemoryLock {
             // Never sooner: a first attempt that comes late must not cut what was renewed since.
             held.expires = held.expires.max(request.until(now));
             held.heard = now;
-            return Ok(Attempt::Granted(held.grant()));
+            if let Some(grant) = entry.grant(request.nonce) {
+                return Ok(Attempt::Granted(grant));
+            }
         }
         if request.intent != Intent::Try {
             entry.enqueue(request, now);
         }
         let after = entry.settle(token, Some(request), now);
-        let mine = entry.holders.as_slice().iter().find(|held| held.nonce == request.nonce);
-        let answer = match mine {
-            Some(held) => Attempt::Granted(held.grant()),
+        let answer = match entry.grant(request.nonce) {
+            Some(grant) => Attempt::Granted(grant),
             None => Attempt::Busy(busy(entry, request.nonce, now)),
         };
+        if entry.is_unused() {
+            // A pool that lost its last waiter.
+            entries.find_entry(request.key.hash64(), |e| e.key == request.key).map(|found| found.remove()).ok();
+        }
         drop(guard);
         after.run();
         Ok(answer)
@@ -188,7 +212,7 @@ impl MemoryLock {
         };
         let entry = found.get_mut();
         let mut left = None;
-        let released = if entry.holders.remove(nonce) {
+        let released = if entry.remove(nonce) {
             Released::Released
         } else {
             let place = entry.waiters.iter().position(|waiter| waiter.nonce == nonce);
@@ -274,15 +298,28 @@ impl MemoryLock {
     fn extend(&self, claim: &Claim) -> Renewed {
         let now = self.now();
         let mut shard = self.store.shards.of(&claim.key);
-        let found = shard.entries.find_mut(claim.key.hash64(), |e| e.key == claim.key);
-        match found.and_then(|entry| entry.held_by(claim.nonce, now)) {
-            Some(held) => {
-                held.heard = now;
-                held.expires = claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl));
-                Renewed::held(Validity::Until(held.expires), Some(held.token))
-            }
-            None => Renewed::NotOwner,
+        let Shard { entries, token } = &mut *shard;
+        let Some(entry) = entries.find_mut(claim.key.hash64(), |e| e.key == claim.key) else {
+            return Renewed::NotOwner;
+        };
+        let waiters = u32::try_from(entry.waiters.len()).unwrap_or(u32::MAX);
+        let Some(held) = entry.held_by(claim.nonce, now) else { return Renewed::NotOwner };
+        held.heard = now;
+        held.expires = claim.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl));
+        let (expires, held) = (held.expires, held.token);
+        if let Some(members) = &mut entry.members {
+            members.expires = members.expires.min(expires);
         }
+        let more = claim.span.map(|count| {
+            let first = FencingToken::new(*token + 1);
+            *token += u64::from(count.get());
+            Span { first, count }
+        });
+        Renewed::held(Validity::Until(expires), Some(held)).with_more(more).with_waiters(waiters)
+    }
+
+    fn look<T>(&self, key: &Key, at: impl FnOnce(&Entry) -> T) -> Option<T> {
+        self.store.shards.of(key).entries.find(key.hash64(), |e| e.key == *key).map(at)
     }
 
     fn poll_wait(&self, request: &Request, waker: &Waker) -> Poll<Wake> {
@@ -293,7 +330,9 @@ impl MemoryLock {
         };
         if let Some(held) = entry.held_by(request.nonce, now) {
             (held.expires, held.heard) = (request.until(now), now);
-            return Poll::Ready(Wake::Granted(held.grant()));
+            if let Some(grant) = entry.grant(request.nonce) {
+                return Poll::Ready(Wake::Granted(grant));
+            }
         }
         match entry.waiters.iter_mut().rev().find(|waiter| waiter.nonce == request.nonce) {
             Some(waiter) => {
@@ -313,6 +352,8 @@ fn busy(entry: &Entry, nonce: Nonce, now: Mono) -> Busy {
     let holders = entry.holders.as_slice();
     let holder = holders.first().map(|held| Arc::new(held.holder(now)));
     let soonest = holders.iter().map(|held| held.expires.since(now)).min();
+    // Nobody holds a pool without members, and those who wait for it are to be seen to live.
+    let soonest = soonest.or(entry.members.is_some().then_some(CLAIM));
     let place = entry.waiters.iter().rposition(|waiter| waiter.nonce == nonce);
     let busy = Busy::new(holder, soonest.map(|left| left.clamp(Duration::from_millis(1), CLAIM)));
     busy.position(place.and_then(|place| u32::try_from(place).ok()).unwrap_or(0))
@@ -373,7 +414,7 @@ impl AsyncLock for MemoryLock {
     }
 
     fn powers(&self) -> Powers<'_> {
-        Powers::default().with_administer(self)
+        Powers::default().with_administer(self).with_values(self).with_pools(self)
     }
 }
 
@@ -389,6 +430,85 @@ impl Administer for MemoryLock {
             };
             let end = |nonce| self.free(&Claim::for_release(key.clone(), nonce)) == Released::Released;
             Ok(nonces.into_iter().map(end).fold(false, |any, ended| any | ended))
+        })
+    }
+}
+
+impl Values for MemoryLock {
+    fn value<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, StepResult<Option<String>>> {
+        Box::pin(async move { Ok(lock(&self.store.values).get(key, self.now()).map(str::to_owned)) })
+    }
+
+    fn change<'a>(&'a self, key: &'a Key, change: &'a Change) -> BoxFuture<'a, StepResult<bool>> {
+        Box::pin(async move { Ok(lock(&self.store.values).change(key, change, self.now())) })
+    }
+
+    fn update<'a>(&'a self, claim: &'a Claim, value: &'a str) -> BoxFuture<'a, StepResult<Renewed>> {
+        Box::pin(async move {
+            // Before the lease is looked at: a later holder's value must not come in between.
+            let mut values = lock(&self.store.values);
+            let renewed = self.extend(claim);
+            if let Renewed::Held { .. } = renewed {
+                values.set(&claim.key, value, claim.ttl, self.now());
+            }
+            Ok(renewed)
+        })
+    }
+}
+
+impl Pools for MemoryLock {
+    fn change<'a>(&'a self, pool: &'a Key, change: &'a PoolChange) -> BoxFuture<'a, StepResult<()>> {
+        Box::pin(async move {
+            let now = self.now();
+            let mut shard = self.store.shards.of(pool);
+            let Shard { entries, token } = &mut *shard;
+            let entry = entries.entry(pool.hash64(), |e| e.key == *pool, |e| e.key.hash64());
+            let mut found = entry.or_insert_with(|| Entry::pool(pool.clone()));
+            let entry = found.get_mut();
+            if let Some(members) = &mut entry.members {
+                members.change(change);
+            }
+            let after = entry.settle(token, None, now);
+            if entry.is_unused() {
+                found.remove();
+                give_back_room(entries, |e| e.key.hash64());
+            }
+            drop(shard);
+            after.run();
+            Ok(())
+        })
+    }
+
+    fn scan<'a>(&'a self, pool: &'a Key, _: u64) -> BoxFuture<'a, StepResult<Page>> {
+        Box::pin(async move {
+            let all = |entry: &Entry| entry.members.iter().flat_map(|members| members.iter().cloned()).collect();
+            Ok(Page { members: self.look(pool, all).unwrap_or_default(), next: 0 })
+        })
+    }
+
+    fn inspect<'a>(&'a self, pool: &'a Key, members: &'a [Arc<str>]) -> BoxFuture<'a, StepResult<Vec<Option<State>>>> {
+        Box::pin(async move {
+            let now = self.now();
+            let state = |entry: &Entry, member: &str| {
+                let nonce = entry.members.as_ref()?.holder(member)?;
+                let held = entry.holders.live(now).find(|held| Some(held.nonce) == nonce);
+                Some(State::new(held.map(|held| Arc::new(held.holder(now))), None))
+            };
+            let states = |entry: &Entry| members.iter().map(|member| state(entry, member)).collect();
+            Ok(self.look(pool, states).unwrap_or_else(|| members.iter().map(|_| None).collect()))
+        })
+    }
+
+    fn health<'a>(&'a self, pool: &'a Key) -> BoxFuture<'a, StepResult<Health>> {
+        Box::pin(async move {
+            let now = self.now();
+            let health = |entry: &Entry| {
+                let members = entry.members.as_ref()?;
+                let live = entry.holders.live(now).filter_map(|held| members.member_of(held.nonce));
+                let locked = live.filter(|member| members.holder(member).is_some()).count();
+                Some(Health::new(locked as u64, (members.len() - locked) as u64, entry.waiters.len() as u64))
+            };
+            Ok(self.look(pool, health).flatten().unwrap_or_default())
         })
     }
 }

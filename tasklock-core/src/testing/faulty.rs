@@ -11,8 +11,8 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    AsyncLock, Attempt, BackendError, BoxFuture, Capabilities, Claim, Event, Key, LossReason, Many, Nonce, Powers,
-    Released, Renewed, Request, State, StepResult, Together, Wake,
+    AsyncLock, Attempt, BackendError, BoxFuture, Capabilities, Change, Claim, Event, Health, Key, LossReason, Many,
+    Nonce, Page, PoolChange, Pools, Powers, Released, Renewed, Request, State, StepResult, Together, Values, Wake,
 };
 
 /// What can go wrong with one call.
@@ -45,14 +45,20 @@ pub enum Op {
     TryAcquireAll,
     /// [`AsyncLock::wait`]: only [`Fault::Refuse`] and [`Fault::Hang`] make sense.
     Wait,
-    /// [`AsyncLock::renew`].
+    /// [`AsyncLock::renew`], and [`Values::update`](crate::Values::update).
     Renew,
     /// [`AsyncLock::release`].
     Release,
     /// [`AsyncLock::inspect`].
     Inspect,
+    /// [`Pools::change`](crate::Pools::change).
+    ChangePool,
     /// [`AsyncLock::ping`].
     Ping,
+    /// [`Values::value`](crate::Values::value).
+    Value,
+    /// [`Values::change`](crate::Values::change).
+    Change,
 }
 
 /// A call that was begun, in the order they were.
@@ -320,6 +326,8 @@ impl<B: AsyncLock> AsyncLock for Faulty<B> {
     fn powers(&self) -> Powers<'_> {
         let mut powers = self.inner.powers();
         powers.many = powers.many.map(|_| self as &dyn Many);
+        powers.values = powers.values.map(|_| self as &dyn Values);
+        powers.pools = powers.pools.map(|_| self as &dyn Pools);
         powers
     }
 }
@@ -338,10 +346,92 @@ impl<B: AsyncLock> Many for Faulty<B> {
                 faults.reach(Op::TryAcquireAll, requests.iter().map(|request| request.nonce));
                 match inner.powers().many {
                     Some(power) => power.try_acquire_all(&requests).await,
-                    None => Err(BackendError::fatal("the power is gone")),
+                    None => Err(gone()),
                 }
             }
         };
         Box::pin(self.send(fault, call))
     }
+}
+
+impl<B: AsyncLock> Values for Faulty<B> {
+    fn value<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, StepResult<Option<String>>> {
+        let fault = self.faults.begin(Op::Value, None);
+        let call = |inner: Arc<B>| {
+            let key = key.clone();
+            async move {
+                match inner.powers().values {
+                    Some(power) => power.value(&key).await,
+                    None => Err(gone()),
+                }
+            }
+        };
+        Box::pin(self.send(fault, call))
+    }
+
+    fn change<'a>(&'a self, key: &'a Key, change: &'a Change) -> BoxFuture<'a, StepResult<bool>> {
+        let fault = self.faults.begin(Op::Change, None);
+        let call = |inner: Arc<B>| {
+            let (key, change) = (key.clone(), change.clone());
+            async move {
+                match inner.powers().values {
+                    Some(power) => power.change(&key, &change).await,
+                    None => Err(gone()),
+                }
+            }
+        };
+        Box::pin(self.send(fault, call))
+    }
+
+    fn update<'a>(&'a self, claim: &'a Claim, value: &'a str) -> BoxFuture<'a, StepResult<Renewed>> {
+        let fault = self.faults.begin(Op::Renew, Some(claim.nonce));
+        let call = |inner: Arc<B>| {
+            let (claim, value, faults) = (claim.clone(), value.to_owned(), self.faults.clone());
+            async move {
+                faults.reach(Op::Renew, [claim.nonce]);
+                match inner.powers().values {
+                    Some(power) => power.update(&claim, &value).await,
+                    None => Err(gone()),
+                }
+            }
+        };
+        Box::pin(self.send(fault, call))
+    }
+}
+
+/// Only changes go wrong.
+impl<B: AsyncLock> Pools for Faulty<B> {
+    fn change<'a>(&'a self, pool: &'a Key, change: &'a PoolChange) -> BoxFuture<'a, StepResult<()>> {
+        let fault = self.faults.begin(Op::ChangePool, None);
+        let call = |inner: Arc<B>| {
+            let (pool, change) = (pool.clone(), change.clone());
+            async move {
+                match inner.powers().pools {
+                    Some(power) => power.change(&pool, &change).await,
+                    None => Err(gone()),
+                }
+            }
+        };
+        Box::pin(self.send(fault, call))
+    }
+
+    fn scan<'a>(&'a self, pool: &'a Key, from: u64) -> BoxFuture<'a, StepResult<Page>> {
+        self.inner.powers().pools.map_or_else(refused, |power| power.scan(pool, from))
+    }
+
+    fn inspect<'a>(&'a self, pool: &'a Key, members: &'a [Arc<str>]) -> BoxFuture<'a, StepResult<Vec<Option<State>>>> {
+        self.inner.powers().pools.map_or_else(refused, |power| power.inspect(pool, members))
+    }
+
+    fn health<'a>(&'a self, pool: &'a Key) -> BoxFuture<'a, StepResult<Health>> {
+        self.inner.powers().pools.map_or_else(refused, |power| power.health(pool))
+    }
+}
+
+fn refused<'a, T: Send + 'a>() -> BoxFuture<'a, StepResult<T>> {
+    Box::pin(std::future::ready(Err(gone())))
+}
+
+fn gone() -> BackendError {
+    BackendError::fatal("the power is gone")
 }

@@ -225,3 +225,37 @@ fn modes() {
     assert_eq!(error(r#""team", shared = true"#).0, "`shared` takes no value");
     assert_eq!(error(r#""team", permits"#).0, "`permits` needs a value: `permits = …`");
 }
+
+#[test]
+fn several_locks() {
+    let all = ok(r#"all("from", "to.id",), ttl = t"#);
+    let keys: Vec<_> = all.all.get().unwrap().iter().map(syn::LitStr::value).collect();
+    assert_eq!(keys, ["from", "to.id"]);
+    for wrong in ["all", "all = x", "all(from, to)", r#"all("from" "to")"#] {
+        let (text, _) = error(wrong);
+        assert!(text.contains("`all`"), "{wrong}: {text}");
+    }
+    for few in ["all()", r#"all("from")"#] {
+        assert!(error(few).0.contains("one alone needs no `all`"), "{few}");
+    }
+    assert_eq!(error(r#"all("a", "b"), all("a", "b")"#).0, "`all` is given twice");
+    for other in [r#""team""#, "key = x"] {
+        let (text, at) = error(&format!(r#"all("team", "team"), {other}"#));
+        assert!(text.contains("can't be given beside others"), "{text}");
+        assert_eq!(at, "all");
+    }
+    for other in ["shared", "permits = 2", "reentrant = x", "blocking"] {
+        let (text, _) = error(&format!(r#"all("team", "team"), {other}"#));
+        assert!(text.contains("can't be combined with `all`"), "{text}");
+    }
+}
+
+#[test]
+fn re_entry() {
+    assert_eq!(shown(&ok(r#""team", reentrant = self.name"#).reentrant), "self . name");
+    assert_eq!(error(r#""team", reentrant"#).0, "`reentrant` needs a value: `reentrant = …`");
+    for other in ["shared", "permits = 2", "blocking"] {
+        let (text, _) = error(&format!(r#""team", reentrant = x, {other}"#));
+        assert_eq!(text, format!("`{}` can't be combined with `reentrant`", other.split(' ').next().unwrap()));
+    }
+}

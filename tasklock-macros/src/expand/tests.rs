@@ -159,3 +159,19 @@ fn a_refused_item_stays() {
     let tokens = synchronized(TokenStream::new(), "struct S;".parse().unwrap()).to_string();
     assert!(tokens.contains("compile_error") && tokens.ends_with("struct S ;"), "{tokens}");
 }
+
+#[test]
+fn each_of_several_is_a_key_of_its_own() {
+    let code = expand(r#"all("a", "x:{b}"), scope = "s", wait = w"#, "async fn f(a: u8, b: u8) {}");
+    let a = r#"KeyBuilder::new().scope("s").param("a",a.as_lock_key()).finish()"#;
+    let b = r#"KeyBuilder::new().scope("s").literal("x:").value(b.as_lock_key()).finish()"#;
+    assert!(code.contains("__private::all_keys(") && code.contains(a) && code.contains(b), "{code}");
+    assert!(code.contains(".wait(w)") && !code.contains("key_lock"), "{code}");
+}
+
+#[test]
+fn an_owner_is_borrowed() {
+    let code = expand(r#""a", reentrant = o.name, ttl = t"#, "async fn f(a: u8, o: O) {}");
+    assert!(code.contains("__private::reentrant(::tasklock::__private::key_lock("), "{code}");
+    assert!(code.contains(".ttl(t),&(o.name))"), "{code}");
+}

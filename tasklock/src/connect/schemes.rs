@@ -5,7 +5,7 @@ use tasklock_core::{LockError, Locker, MemoryLock};
 use super::{Address, Connecting};
 
 /// Schemes that belong to backends of this project, and the features that bring them.
-pub(super) const FEATURES: [(&str, &str); 21] = [
+pub(super) const FEATURES: [(&str, &str); 25] = [
     ("redis", "redis"),
     ("rediss", "redis-tls"),
     ("valkey", "redis"),
@@ -21,6 +21,10 @@ pub(super) const FEATURES: [(&str, &str); 21] = [
     ("valkey-sentinel", "redis"),
     ("valkeys-sentinel", "redis-tls"),
     ("unix", "redis"),
+    ("redis-quorum", "redis"),
+    ("rediss-quorum", "redis-tls"),
+    ("valkey-quorum", "redis"),
+    ("valkeys-quorum", "redis-tls"),
     ("dynamodb", "dynamodb"),
     ("file", "local"),
     ("socket", "local"),
@@ -39,6 +43,8 @@ pub(super) fn own(scheme: &str, address: &mut Address) -> Result<Option<Connecti
         "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix" | "redis-cluster"
         | "rediss-cluster" | "valkey-cluster" | "valkeys-cluster" | "redis-sentinel" | "rediss-sentinel"
         | "valkey-sentinel" | "valkeys-sentinel" => redis(address)?,
+        #[cfg(feature = "redis")]
+        "redis-quorum" | "rediss-quorum" | "valkey-quorum" | "valkeys-quorum" => redis_quorum(address)?,
         #[cfg(feature = "dynamodb")]
         "dynamodb" => dynamodb(address)?,
         #[cfg(feature = "rabbitmq")]
@@ -91,6 +97,15 @@ fn redis(address: &mut Address) -> Result<Connecting, LockError> {
     let config = tasklock_redis::RedisConfig::from_hosts(&address.url, &others)?;
     let known = config.parameters();
     let config = configured(config, address, known, tasklock_redis::RedisConfig::parameter)?;
+    Ok(Box::pin(async { Ok(Locker::builder(config.connect().await?)) }))
+}
+
+#[cfg(feature = "redis")]
+fn redis_quorum(address: &mut Address) -> Result<Connecting, LockError> {
+    let others = address.take_others();
+    let config = tasklock_redis::QuorumConfig::from_hosts(&address.url, &others)?;
+    let known = config.parameters();
+    let config = configured(config, address, known, tasklock_redis::QuorumConfig::parameter)?;
     Ok(Box::pin(async { Ok(Locker::builder(config.connect().await?)) }))
 }
 

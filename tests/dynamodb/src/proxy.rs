@@ -307,7 +307,7 @@ fn kind_of(request: &str) -> Kind {
         () if has("DynamoDB_20120810.GetItem") => Kind::Check,
         () if has("DynamoDB_20120810.DescribeTable") => Kind::Describe,
         () if !has("DynamoDB_20120810.UpdateItem") => Kind::Other,
-        () if has("gone_at") => Kind::Withdraw,
+        () if has(":period") => Kind::Withdraw,
         () if has("SET own = :me") => Kind::Acquire,
         () if has("SET hb = hb + :one") => Kind::Renew,
         () if has("REMOVE own") => Kind::Release,

@@ -1,10 +1,12 @@
 //! A broker of the tests' own, and what they look at it with.
 
 mod broker;
+mod proxy;
 mod raw;
 
 pub use crate::{
     broker::{Broker, Settings},
+    proxy::Proxy,
     raw::{Raw, Taken},
 };
 

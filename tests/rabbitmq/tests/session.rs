@@ -2,12 +2,14 @@
 
 use std::{error::Error, time::Duration};
 
+use futures_util::future::join_all;
 use tasklock::{
-    ChannelsInUse, Demand, Fencing, LockError, LossReason, ReleaseOutcome, Renew,
+    AsyncLock as _, ChannelsInUse, Clock, Demand, Fencing, Intent, Key, LockError, LossReason, Nonce, Owner,
+    ReleaseOutcome, Renew, Request, Ttl,
     testing::{poll_times, until_quiet},
 };
 use tasklock_tests::{Seen, logged};
-use tasklock_tests_rabbitmq::{Broker, Raw, Settings, builder, locker, name, soon, until};
+use tasklock_tests_rabbitmq::{Broker, Proxy, Raw, Settings, builder, client, locker, name, soon, until};
 
 /// An operator closes a holder's connection: it is told, and the next one has the lock at once, under a higher token.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -124,6 +126,43 @@ async fn a_broker_that_stands_still() {
     broker.resume();
     drop(held);
     drop(soon("a new connection", lock.acquire(name("afterwards"))).await);
+}
+
+/// The broker hears nothing but heartbeats, so that neither side misses the other. However long answers may take, what is
+/// not confirmed within two heartbeats is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_hears_nothing() {
+    let proxy = Proxy::to(&Broker::shared().url()).await;
+    let url = format!("{}?heartbeat=1s&timeout=60s", proxy.url());
+    let lock = builder(&url).await.ttl(Duration::from_secs(3600)).renew(Renew::Off).build().unwrap();
+    let held = lock.acquire(name("unheard")).await.unwrap();
+    until_quiet(&lock).await;
+    proxy.deafen();
+    // Half of what an answer may take.
+    let lost = tokio::time::timeout(Duration::from_secs(30), held.lost()).await;
+    assert_eq!(lost, Ok(LossReason::SessionClosed), "it waited for an answer");
+}
+
+/// A connection that cannot be made is tried once for all who came meanwhile: they fail together, not one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_for_a_connection_fail_together() {
+    let proxy = Proxy::to(&Broker::shared().url()).await;
+    let store = client(&format!("{}?timeout=500ms", proxy.url())).await;
+    proxy.cut();
+    until("the end of the connection", async || store.ping().await.is_err()).await;
+    let before = proxy.came();
+    let requests: Vec<Request> = (0..10)
+        .map(|_| {
+            let (key, ttl) = (Key::new(name("together")).unwrap(), Ttl::For(Duration::from_secs(20)));
+            Request::new(key, Nonce::fresh(), ttl, Intent::Wait, Owner::named("test"), Clock::current().now())
+        })
+        .collect();
+    let answers = join_all(requests.iter().map(|request| store.try_acquire(request))).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Err(error) if error.is_retryable())), "{answers:?}");
+    assert_eq!(proxy.came() - before, 1);
+    // Who comes later tries anew.
+    assert!(store.try_acquire(&requests[0]).await.is_err());
+    assert_eq!(proxy.came() - before, 2);
 }
 
 /// Somebody removes the queue of a lock that is held.

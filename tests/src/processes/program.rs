@@ -4,7 +4,11 @@
 //! | line | answer |
 //! |---|---|
 //! | `take KEY` | `taken TOKEN`, as soon as it has it, or `failed RETRYABLE WHY` |
+//! | `read KEY` | the same as a reader |
 //! | `try KEY` | the same at once, or `busy PID` of the holder |
+//! | `inspect KEY` | `held PID` of the holder, `free`, or `failed RETRYABLE WHY` |
+//! | `break KEY` | `broken`, `free`, or `failed RETRYABLE WHY` |
+//! | `member POOL` | `member TOKEN MEMBER`, as soon as it has one, or `failed RETRYABLE WHY` |
 //! | `drop KEY` | the outcome of the release |
 //! | `write KEY` | `write TOKEN HELD`: what it would send with a write, and whether it believes that it holds |
 //! | `lost KEY` | `lost WHY`, as soon as it is |
@@ -27,7 +31,7 @@ use std::{
 };
 
 use fork::Fork;
-use tasklock::{Guard, LockError, Locker, testing::poll_times};
+use tasklock::{Guard, LockError, Locker, PoolGuard, testing::poll_times};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader, stdin},
     runtime::Builder,
@@ -64,7 +68,13 @@ async fn serve() -> Result<ExitCode, Failure> {
         }
     };
     println!("ready");
-    let mut process = Process { lock, guards: HashMap::new(), adding: JoinSet::new(), end: watch::channel(false).0 };
+    let mut process = Process {
+        lock,
+        guards: HashMap::new(),
+        members: Vec::new(),
+        adding: JoinSet::new(),
+        end: watch::channel(false).0,
+    };
     let mut lines = BufReader::new(stdin()).lines();
     loop {
         let line = tokio::select! {
@@ -87,6 +97,7 @@ async fn serve() -> Result<ExitCode, Failure> {
 struct Process {
     lock: Locker,
     guards: HashMap<String, Guard>,
+    members: Vec<PoolGuard>,
     adding: JoinSet<Result<(), Failure>>,
     end: watch::Sender<bool>,
 }
@@ -98,10 +109,30 @@ impl Process {
                 Ok(guard) => self.keep(key, guard),
                 Err(error) => failed(&error),
             },
+            ["read", key] => match self.lock.key(*key).shared().acquire().await {
+                Ok(guard) => self.keep(key, guard),
+                Err(error) => failed(&error),
+            },
             ["try", key] => match self.lock.key(*key).wait(Duration::ZERO).acquire().await {
                 Ok(guard) => self.keep(key, guard),
                 Err(LockError::Held { holder, .. }) => {
                     format!("busy {}", holder.map_or(0, |holder| holder.owner.pid()))
+                }
+                Err(error) => failed(&error),
+            },
+            ["inspect", key] => match self.lock.inspect(*key).await {
+                Ok(state) => state.holder.map_or("free".to_owned(), |holder| format!("held {}", holder.owner.pid())),
+                Err(error) => failed(&error),
+            },
+            ["break", key] => match self.lock.break_lock(*key).await {
+                Ok(broken) => if broken { "broken" } else { "free" }.to_owned(),
+                Err(error) => failed(&error),
+            },
+            ["member", pool] => match self.lock.pool(*pool)?.acquire().await {
+                Ok(guard) => {
+                    let answer = format!("member {} {}", guard.fencing_token(), guard.member());
+                    self.members.push(guard);
+                    answer
                 }
                 Err(error) => failed(&error),
             },
@@ -171,6 +202,7 @@ impl Process {
             ended??;
         }
         self.guards.clear();
+        self.members.clear();
         self.lock.shutdown().await;
         Ok(())
     }

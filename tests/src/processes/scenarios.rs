@@ -15,8 +15,15 @@ const SOON: Duration = Duration::from_secs(8);
 pub struct Scene<'a> {
     /// [`worker!`](crate::worker).
     pub program: &'a str,
-    /// Without parameters.
+    /// With parameters or without.
     pub url: &'a str,
+}
+
+impl Scene<'_> {
+    fn with(&self, parameter: &str) -> String {
+        let first = if self.url.contains('?') { '&' } else { '?' };
+        format!("{}{first}{parameter}", self.url)
+    }
 }
 
 /// Four processes of sixteen tasks. Some are stopped past their ttl while they hold and go on, some are killed while they
@@ -28,7 +35,7 @@ pub struct Scene<'a> {
 /// If it is not so.
 pub async fn a_fenced_store_loses_no_update(scene: Scene<'_>) {
     let store = Store::open();
-    let url = format!("{}?ttl=500ms", scene.url);
+    let url = scene.with("ttl=500ms");
     let start = || Worker::adding(scene.program, &url, &store, KEY, 16);
     let (paused, killed, stopped, last) = (start().await, start().await, start().await, start().await);
     let all = [&paused, &killed, &stopped, &last].map(Worker::pid);
@@ -77,7 +84,7 @@ pub async fn a_fenced_store_loses_no_update(scene: Scene<'_>) {
 /// If it is not so.
 pub async fn a_killed_holder_is_followed_after_its_ttl(scene: Scene<'_>) {
     let store = Store::open();
-    let url = format!("{}?ttl=1s", scene.url);
+    let url = scene.with("ttl=1s");
     let start = || Worker::adding(scene.program, &url, &store, KEY, 4);
     let (killed, next) = (start().await, start().await);
     store.next_read(&[next.pid()], 0);
@@ -126,6 +133,45 @@ pub async fn a_stopped_first_waiter_delays_nobody_for_long(scene: Scene<'_>) {
     let totals = store.totals();
     assert_eq!((totals.open, totals.fenced), (totals.open_writes, totals.fenced_writes), "two at once: {totals:?}");
     assert_eq!(totals.refused, 0, "it wrote under a grant that had ended: {totals:?}");
+    everything_was_given_back(scene.url).await;
+}
+
+/// Readers are killed and stopped while they hold, with a writer and a later reader behind them. The writer is let in when
+/// their time is over, and not before; the later reader after the writer.
+///
+/// # Panics
+///
+/// If it is not so.
+pub async fn readers_that_are_gone_make_way(scene: Scene<'_>) {
+    let url = format!("{}?ttl=1s", scene.url);
+    let start = || Worker::start(scene.program, &url);
+    let (mut killed, mut stopped, mut late) = (start().await, start().await, start().await);
+    let lock = tasklock::connect(scene.url).await.unwrap();
+    let read = format!("read {KEY}");
+    let tokens = [killed.number(&read, "taken").await, stopped.number(&read, "taken").await];
+    assert_eq!(lock.inspect(KEY).await.unwrap().holders().count(), 2);
+    let writer = tokio::spawn({
+        let key = lock.rw(KEY).unwrap();
+        async move { key.write().await }
+    });
+    until_waiting(&lock, 1).await;
+    late.order(&read).await;
+    until_waiting(&lock, 2).await;
+    killed.kill().await;
+    stopped.stop();
+    let since = Instant::now();
+    let writer = writer.await.unwrap().unwrap();
+    assert!(since.elapsed() < SOON, "{:?} after the readers' end", since.elapsed());
+    let token = writer.fencing_token().get();
+    assert!(tokens[0] < tokens[1] && tokens[1] < token, "{tokens:?} {token}");
+    stopped.resume();
+    let writes = stopped.ask(&format!("write {KEY}")).await;
+    assert_eq!(writes, format!("write {} false", tokens[1]), "it believes that it still reads");
+    assert_eq!(lock.inspect(KEY).await.unwrap().holders().count(), 1, "a reader beside a writer");
+    writer.release().await.unwrap();
+    assert!(late.taken().await > token);
+    late.kill().await;
+    stopped.finish().await;
     everything_was_given_back(scene.url).await;
 }
 

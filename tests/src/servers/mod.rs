@@ -2,6 +2,7 @@
 
 mod certificates;
 mod folder;
+mod quorum;
 mod redis;
 mod redis_cluster;
 mod redis_sentinel;
@@ -9,6 +10,7 @@ mod redis_sentinel;
 pub use self::{
     certificates::make_certificates,
     folder::Folder,
+    quorum::RedisQuorum,
     redis::{RedisServer, RedisSettings},
     redis_cluster::RedisCluster,
     redis_sentinel::RedisSentinels,

@@ -7,7 +7,10 @@
 // A factory's futures need not be `Send`, so the suite's are not.
 #![allow(clippy::future_not_send)]
 
+mod admin;
+mod handoff;
 mod modes;
+mod pools;
 mod several;
 
 use std::{
@@ -95,6 +98,23 @@ pub async fn run_all<B: AsyncLock, F: AsyncFn() -> B>(make: F) {
         whichever_is_free_is_taken
         dropped_sets_leave_nothing
         an_owner_enters_again
+        only_the_silent_are_stale
+        who_holds_what_is_told
+        values_change_on_condition
+        values_end
+        only_the_holder_updates
+        members_are_held_alone
+        a_stale_give_back_frees_nothing
+        members_of_silent_holders_come_back
+        who_waits_for_a_member_is_served_in_order
+        added_members_wake_those_who_wait
+        members_taken_out_are_kept_until_given_back
+        pools_tell_their_members
+        a_name_gets_the_member_it_had
+        members_are_shared_by_many
+        dropped_waits_for_members_leave_nothing
+        renewals_reserve_tokens
+        a_busy_process_lets_others_in
     }
 }
 
@@ -336,6 +356,11 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
             assert_eq!(outcome.is_ok(), known, "{mode:?} is declared {known}: {outcome:?}");
             let _ = store.release(&Claim::of(&request)).await;
         }
+        // Refused, or a pool without members: in no case the lock.
+        request.mode = Mode::Member;
+        let outcome = store.try_acquire(&request).await;
+        assert!(!matches!(outcome, Ok(Attempt::Granted(_))), "a member of nothing: {outcome:?}");
+        let _ = store.release(&Claim::of(&request)).await;
     }
 
     /// Others see who holds.

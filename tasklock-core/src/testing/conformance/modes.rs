@@ -71,6 +71,7 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
             Mode::Exclusive => true,
             Mode::Shared => declared.shared,
             Mode::Permit { .. } => declared.permits,
+            Mode::Member => false,
         };
         let modes: Vec<Mode> = [Mode::Exclusive, Mode::Shared, permit(9)].into_iter().filter(known).collect();
         for (number, held) in modes.iter().enumerate() {

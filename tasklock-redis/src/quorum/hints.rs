@@ -1,0 +1,95 @@
+//! Who waits in this process, and which nodes say that it may be worth asking again.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tasklock_core::Nonce;
+use tokio::sync::Notify;
+
+/// The waiters by nonce, while somebody waits for them.
+#[derive(Debug)]
+pub(super) struct Hints {
+    majority: usize,
+    waiters: Mutex<HashMap<Nonce, Waiter>>,
+}
+
+#[derive(Debug, Default)]
+struct Waiter {
+    /// The nodes that have told it, a bit each.
+    told: u64,
+    enough: Arc<Notify>,
+}
+
+impl Hints {
+    pub(super) fn new(majority: usize) -> Self {
+        Hints { majority, waiters: Mutex::default() }
+    }
+
+    /// What a node says: whoever waited there for longest is to look again.
+    pub(super) fn deliver(&self, node: usize, message: &str) {
+        let Some(nonce) = message.strip_prefix("freed ").and_then(crate::layout::nonce_of) else { return };
+        if let Some(waiter) = self.waiters().get_mut(&nonce) {
+            waiter.told |= 1 << node;
+            if waiter.told.count_ones() as usize >= self.majority {
+                waiter.told = 0;
+                waiter.enough.notify_one();
+            }
+        }
+    }
+
+    /// Until a majority of the nodes has told this nonce.
+    pub(super) async fn wait(&self, nonce: Nonce) {
+        let enough = self.waiters().entry(nonce).or_default().enough.clone();
+        let _waiting = Waiting { hints: self, nonce };
+        enough.notified().await;
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiters().len()
+    }
+
+    fn waiters(&self) -> MutexGuard<'_, HashMap<Nonce, Waiter>> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Waiting<'a> {
+    hints: &'a Hints,
+    nonce: Nonce,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.hints.waiters().remove(&self.nonce);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{pin::pin, time::Duration};
+
+    use super::*;
+    use crate::layout::Client;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_majority_wakes() {
+        let (hints, nonce) = (Hints::new(2), Nonce::fresh());
+        let message = format!("freed {}", Client::new().member(nonce));
+        {
+            let mut wait = pin!(hints.wait(nonce));
+            assert!(tokio::time::timeout(Duration::ZERO, wait.as_mut()).await.is_err());
+            hints.deliver(0, &message);
+            hints.deliver(0, &message);
+            assert!(tokio::time::timeout(Duration::ZERO, wait.as_mut()).await.is_err(), "one node, twice");
+            hints.deliver(2, &message);
+            wait.await;
+        }
+        assert_eq!(hints.len(), 0);
+        for message in ["", "freed", "freed x", "granted x.1", &message] {
+            hints.deliver(1, message);
+        }
+        assert_eq!(hints.len(), 0);
+    }
+}

@@ -1,0 +1,144 @@
+
+-- Who holds: from here on steps are looked at one by one.
+
+if not us then look_at_clock() end
+local ms, ms_text = math.floor(us / 1000), us_text:sub(1, -4)
+
+-- The step under way.
+local base, owner, queue, leases, names, holders, records
+local what, mode, me, ttl, my_name
+-- How its lock is held: `record` is the owner's, if one holds it alone; if several do, how: `shared` or `permits`, which is
+-- in `crowd` too, and `count` of them do.
+local record, crowd, count
+
+local function step(i)
+  owner, what, mode, me, ttl, my_name = KEYS[i], ARGV[i * 4 - 3], nil, ARGV[i * 4 - 2], ARGV[i * 4 - 1], ARGV[i * 4]
+  if what:find(' ', 1, true) then what, mode = what:match('^(%a+) (.+)$') end
+  base = owner:sub(1, -6)
+  queue, leases, names = base .. 'queue', base .. 'leases', base .. 'names'
+  holders, records = base .. 'holders', base .. 'records'
+end
+
+-- Whether several hold it: then the record tells no more than how.
+local function is_crowd(record) return record == 'shared' or record == 'permits' end
+
+-- How long a lease is, for the record. Of one that never ends, when its holder was last heard of.
+local function lease_of(px) return px ~= '0' and px or '@' .. ms_text end
+
+local function write(key, text, px)
+  if px ~= '0' then call('SET', key, text, 'PX', px) else call('SET', key, text) end
+end
+
+-- Begins the lease of a record anew, and gives its token. Only a lease of another length has to be written down.
+local function begin_anew(px)
+  local head, token, lease, its_names = record:match('^(%S+ (%d+) %d+ )(%S+)(.*)$')
+  if lease == px then
+    call('PEXPIRE', owner, px)
+  else
+    write(owner, head .. lease_of(px) .. its_names, px)
+  end
+  return tonumber(token)
+end
+
+-- Takes one out of several; whether it was there.
+local function remove(member)
+  if call('ZREM', holders, member) == 0 then return false end
+  call('HDEL', records, member)
+  count = count - 1
+  return true
+end
+
+-- What several have lasts as long as the last of them.
+local function outlast()
+  local last = call('ZRANGE', holders, -1, -1, 'WITHSCORES')[2]
+  if not last then
+    call('DEL', owner)
+    record, crowd = false, nil
+  elseif last == 'inf' then
+    call('SET', owner, crowd)
+    for _, key in ipairs({ holders, records }) do call('PERSIST', key) end
+  else
+    local left = math.max(tonumber(last) - ms, 1)
+    call('SET', owner, crowd, 'PX', left)
+    for _, key in ipairs({ holders, records }) do call('PEXPIRE', key, left) end
+  end
+end
+
+-- How the lock is held now. Each of several ends by itself.
+local function look()
+  record, crowd, count = call('GET', owner), nil, 0
+  if not is_crowd(record) then return end
+  crowd, count = record, call('ZCARD', holders)
+  for _, member in ipairs(call('ZRANGEBYSCORE', holders, '-inf', ms)) do remove(member) end
+  if count == 0 then
+    call('DEL', owner)
+    record, crowd = false, nil
+  end
+end
+
+-- Whether one more may hold it beside those who do. How many permits there are, each says for itself.
+local function admits(how)
+  if not record then return true end
+  if not (crowd and how) then return false end
+  if how == 'shared' then return crowd == 'shared' end
+  return crowd == 'permits' and count < tonumber(how:sub(3))
+end
+
+local function end_of(px) return px == '0' and 'inf' or ms + px end
+
+-- Lets one in that may hold it; its token.
+local function admit(member, how, px, name)
+  local token, token_text
+  if not how then
+    token, token_text, record = take(base, member, px, name)
+    return token, token_text
+  end
+  token, token_text = mint(base)
+  if not crowd then
+    call('DEL', holders, records)
+    crowd, count = how == 'shared' and how or 'permits', 0
+    record = crowd
+  end
+  call('ZADD', holders, end_of(px), member)
+  call('HSET', records, member, token_text .. ' ' .. ms_text .. ' ' .. lease_of(px) .. ' ' .. name)
+  count = count + 1
+  outlast()
+  return token, token_text
+end
+
+-- Ends what the caller holds; whether it held.
+local function let_go()
+  if is_of(record, me) then
+    call('DEL', owner)
+    record = false
+    return true
+  end
+  local held = crowd and remove(me)
+  if held then outlast() end
+  return held
+end
+
+-- Begins the caller's lease anew, if it holds: its token. Whoever asks again never makes it shorter: an attempt that
+-- comes late must not cut what was renewed since.
+local function lengthen()
+  if is_of(record, me) then
+    local left = ttl ~= '0' and call('PTTL', owner)
+    if left and (left < 0 or left >= tonumber(ttl)) then return tonumber(record:match(' (%d+)')) end
+    return begin_anew(ttl)
+  end
+  local ends = crowd and call('ZSCORE', holders, me)
+  if not ends then return end
+  local part = call('HGET', records, me)
+  if what == 'renew' or ttl == '0' or ends ~= 'inf' and tonumber(ends) < ms + ttl then
+    local head, lease, its_names = part:match('^(%d+ %d+ )(%S+)(.*)$')
+    call('ZADD', holders, end_of(ttl), me)
+    if lease ~= ttl then call('HSET', records, me, head .. lease_of(ttl) .. its_names) end
+    outlast()
+  end
+  return tonumber(part:match('^%d+'))
+end
+
+-- One of several, as a record and the time it has left.
+local function shown(member, ends)
+  return member .. ' ' .. call('HGET', records, member), ends == 'inf' and -1 or tonumber(ends) - ms
+end

@@ -1,0 +1,139 @@
+
+-- What is asked.
+
+local WITHDRAWN = 60000 -- a withdrawal is remembered for so long
+
+-- How it stands, for one that did not get it. Of several the first to end; whatever is granted later has a token above
+-- the last of them.
+local function standing()
+  local rank = call('ZRANK', queue, me) or -1
+  if not crowd then return { record or '', call('PTTL', owner), rank, ms } end
+  local first = call('ZRANGE', holders, 0, 0, 'WITHSCORES')
+  local text, left = shown(first[1], first[2])
+  return { text, left, rank, ms, call('GET', base .. 'fence') or '0' }
+end
+
+local function is_withdrawn() return call('ZSCORE', leases, 'x' .. me) end
+
+local function acquire()
+  drop_dead()
+  if is_withdrawn() then return -1 end
+  look()
+  local token = lengthen()
+  if token then return token end
+  if what ~= 'try' then enqueue() end
+  return pass_on(me) or standing()
+end
+
+-- All of these locks, or none.
+local function acquire_all()
+  local answers, mine, all = {}, {}, true
+  for i = 1, steps do
+    step(i)
+    drop_dead()
+    look()
+    local _, first = pass_on()
+    if is_withdrawn() then
+      answers[i], all = -1, false
+    else
+      mine[i] = lengthen()
+      if not (mine[i] or first and admits(mode)) then answers[i], all = standing(), false end
+    end
+  end
+  for i = 1, steps do
+    if all or mine[i] then
+      step(i)
+      look()
+      if not all then
+        let_go()
+        pass_on()
+      end
+      answers[i] = all and (mine[i] or admit(me, mode, ttl, my_name)) or 0
+    end
+    answers[i] = answers[i] or 0
+  end
+  return answers
+end
+
+local function leave()
+  drop_dead()
+  if what == 'withdraw' then
+    call('ZADD', leases, ms + WITHDRAWN, 'x' .. me)
+    call('PEXPIRE', leases, WAITING)
+  end
+  look()
+  -- Whoever has it no longer waits for it.
+  local held = let_go()
+  if not held then drop(me) end
+  pass_on()
+  return held and 1 or 0
+end
+
+-- Ends the hold whatever nonce has it, or only this one.
+local function revoke()
+  local function is_meant(member) return me == '' or member:sub(34) == me end
+  drop_dead()
+  look()
+  local any = false
+  if crowd then
+    for _, member in ipairs(call('ZRANGE', holders, 0, -1)) do any = is_meant(member) and remove(member) or any end
+    outlast()
+  elseif record and is_meant(record:match('^%S+')) then
+    call('DEL', owner)
+    record, any = false, true
+  end
+  pass_on()
+  return any and 1 or 0
+end
+
+local function renew()
+  look()
+  if is_of(record, me) then return begin_anew(ttl) end
+  return lengthen() or 0
+end
+
+-- Renews, and sets the value beside the lock: both or neither.
+local function update()
+  what = 'renew'
+  local token = renew()
+  if token ~= 0 then write(base .. 'value', my_name, ttl) end
+  return token
+end
+
+local function inspect()
+  look()
+  local answer = { record or '', call('PTTL', owner), call('ZCARD', queue), ms }
+  local all = crowd and call('ZRANGE', holders, 0, -1, 'WITHSCORES') or {}
+  for i = 1, #all, 2 do
+    local text, left = shown(all[i], all[i + 1])
+    if i == 1 then answer[1], answer[2] = text, left else answer[#answer + 1] = { text, left } end
+  end
+  return answer
+end
+
+local function slow(i)
+  step(i)
+  if what == 'wait' or what == 'try' or what == 'poll' then return acquire() end
+  if what == 'leave' or what == 'withdraw' then return leave() end
+  if what == 'revoke' then return revoke() end
+  if what == 'value' then return read() end
+  if what == 'change' or what == 'remove' then return change() end
+  if what == 'update' then return update() end
+  local answer = fast(i) -- put off behind another step on the same lock
+  if answer then return answer end
+  if what == 'inspect' then return inspect() end
+  local token = renew()
+  return token == 0 and 0 or with_more(base, token, my_name)
+end
+
+if ARGV[1]:sub(1, 3) == 'all' then
+  local done, all = pcall(acquire_all)
+  for i = 1, steps do answers[i] = done and all[i] or failed(all) end
+  return steps == 1 and answers[1] or answers
+end
+
+for _, i in ipairs(rest) do
+  local done, answer = pcall(slow, i)
+  answers[i] = done and answer or failed(answer)
+end
+return steps == 1 and answers[1] or answers

@@ -1,0 +1,68 @@
+//! A quorum of Redis servers passes the one suite, alone, with two of five down, and behind a wrapper that makes it slow,
+//! forgetful or repetitive, and is left empty.
+
+use std::time::Duration;
+
+use tasklock::testing::{Fault, Faulty, Op, conformance};
+use tasklock_tests::{eventually, servers::RedisQuorum};
+
+/// After everything was given back there are only counters, the mark, and who waited a while ago; but for the mark all of
+/// it ends.
+async fn only_counters_are_left(quorum: &RedisQuorum, nodes: std::ops::Range<usize>) {
+    for node in &quorum.nodes[nodes] {
+        // A minority's vote may be on its way back when the last release is answered.
+        let given_back = async || !node.keys().await.keys().any(|key| key.ends_with(":1:vote"));
+        eventually("every vote is given back", given_back).await;
+        for (key, ttl) in node.keys().await {
+            if key != "tasklock:1:boot" {
+                assert!(ttl > 0, "{key} never ends");
+                assert!(key.ends_with(":1:ballots") || key.ends_with(":1:waiters"), "{key} is left");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn quorum() {
+    let quorum = RedisQuorum::start("").await;
+    conformance::run_all(async || quorum.client().await).await;
+    only_counters_are_left(&quorum, 0..5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn quorum_with_threads_and_two_of_five_down() {
+    let quorum = RedisQuorum::start("").await;
+    quorum.nodes[1].kill();
+    quorum.nodes[4].kill();
+    conformance::run_all(async || quorum.client().await).await;
+    only_counters_are_left(&quorum, 2..4).await;
+}
+
+#[tokio::test]
+async fn quorum_behind_delays() {
+    let quorum = RedisQuorum::start("").await;
+    for fault in [Fault::DelayRequest, Fault::DelayReply] {
+        let make = async || {
+            let (backend, faults) = Faulty::new(quorum.client().await);
+            for op in [Op::TryAcquire, Op::Renew, Op::Release] {
+                faults.always(op, fault(Duration::from_millis(7)));
+            }
+            backend
+        };
+        conformance::run_all(make).await;
+    }
+    only_counters_are_left(&quorum, 0..5).await;
+}
+
+#[tokio::test]
+async fn quorum_with_every_acquisition_sent_twice() {
+    let quorum = RedisQuorum::start("").await;
+    let make = async || {
+        let (backend, faults) = Faulty::new(quorum.client().await);
+        faults.always(Op::TryAcquire, Fault::Duplicate);
+        faults.always(Op::Renew, Fault::Duplicate);
+        backend
+    };
+    conformance::run_all(make).await;
+    only_counters_are_left(&quorum, 0..5).await;
+}

@@ -1,0 +1,152 @@
+//! A lock that goes from task to task within a process, by the counters of a real server.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tasklock::{
+    AsyncLock, Attempt, Claim, Clock, Fairness, Fence, Intent, Key, Locker, Nonce, Owner, RedisConfig, Released,
+    Renewed, Request, Stats, Ttl, testing::until_quiet,
+};
+use tasklock_tests::{eventually, servers::RedisServer};
+use tokio::task::{JoinSet, yield_now};
+
+async fn locker(server: &RedisServer, fairness: Fairness) -> Locker {
+    let backend = RedisConfig::from_url(&server.url()).unwrap().connect().await.unwrap();
+    Locker::builder(backend).fairness(fairness).build().unwrap()
+}
+
+fn crowd(tasks: &mut JoinSet<()>, lock: &Locker, fence: &Arc<Fence>, count: usize, times: usize) {
+    for _ in 0..count {
+        let (lock, fence) = (lock.clone(), fence.clone());
+        tasks.spawn(async move {
+            for _ in 0..times {
+                let guard = lock.acquire("job").await.unwrap();
+                assert!(fence.seen() < guard.fencing_token(), "a token was given twice, or went back");
+                fence.admit(guard.fencing_token()).unwrap();
+                yield_now().await;
+                fence.admit(guard.fencing_token()).expect("nobody else in between");
+            }
+        });
+    }
+}
+
+async fn left_nothing(lock: &Locker) {
+    until_quiet(lock).await;
+    eventually("nothing is left", async || {
+        let state = lock.inspect("job").await.unwrap();
+        state.is_free() && state.waiters == Some(0) && lock.stats() == Stats::default()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_tasks_ask_the_server_seldom() {
+    let server = RedisServer::start();
+    let lock = locker(&server, Fairness::Bounded).await;
+    let (mut tasks, fence) = (JoinSet::new(), Arc::default());
+    server.reset_counts().await;
+    crowd(&mut tasks, &lock, &fence, 64, 100);
+    tasks.join_all().await;
+    until_quiet(&lock).await;
+    // One a span, and on a machine that is busy one every 10 ms, of which there are fewer than there would be calls.
+    let calls = server.counts().await["evalsha"];
+    assert!(calls < 6_400 / 2, "{calls} calls for 6400 acquisitions");
+    left_nothing(&lock).await;
+}
+
+/// Several clients, of whom one keeps strict order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_rise_across_tasks_and_processes() {
+    let server = RedisServer::start();
+    let (mut tasks, fence) = (JoinSet::new(), Arc::default());
+    let mut lockers = Vec::new();
+    for fairness in [Fairness::Bounded, Fairness::Bounded, Fairness::Strict] {
+        let lock = locker(&server, fairness).await;
+        crowd(&mut tasks, &lock, &fence, 8, 25);
+        lockers.push(lock);
+    }
+    tasks.join_all().await;
+    for lock in &lockers {
+        left_nothing(lock).await;
+    }
+}
+
+/// By the count of grants between asking and being granted: those of a span and of a round.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_wait_for_a_bounded_number() {
+    let server = RedisServer::start();
+    let (lock, there) = (locker(&server, Fairness::Bounded).await, locker(&server, Fairness::Bounded).await);
+    let (granted, done, mut tasks) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)), JoinSet::new());
+    for _ in 0..32 {
+        let (lock, granted, done) = (lock.clone(), granted.clone(), done.clone());
+        tasks.spawn(async move {
+            while !done.load(Ordering::Relaxed) {
+                let _guard = lock.acquire("job").await.unwrap();
+                granted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    for _ in 0..10 {
+        // In the queue of the server when counting begins.
+        let asking = tokio::spawn({
+            let there = there.clone();
+            async move { there.acquire("job").await.unwrap() }
+        });
+        let before = loop {
+            let before = granted.load(Ordering::Relaxed);
+            if asking.is_finished() || there.inspect("job").await.unwrap().waiters > Some(0) {
+                break before;
+            }
+        };
+        let guard = asking.await.unwrap();
+        let between = granted.load(Ordering::Relaxed) - before;
+        assert!(between <= 2 * 1024 + 64, "{between} were let in before another process");
+        drop(guard);
+    }
+    done.store(true, Ordering::Relaxed);
+    tasks.join_all().await;
+    left_nothing(&lock).await;
+    left_nothing(&there).await;
+}
+
+/// The step itself: tokens above all before, below all after, and the number of those who wait.
+#[tokio::test]
+async fn a_renewal_reserves_tokens() {
+    let server = RedisServer::start();
+    let store = RedisConfig::from_url(&server.url()).unwrap().connect().await.unwrap();
+    let request = |intent| {
+        let (owner, now) = (Owner::named("test"), Clock::current().now());
+        Request::new(Key::new("job").unwrap(), Nonce::fresh(), Ttl::For(Duration::from_secs(30)), intent, owner, now)
+    };
+    let (held, waits, later) = (request(Intent::Try), request(Intent::Wait), request(Intent::Try));
+    let Ok(Attempt::Granted(grant)) = store.try_acquire(&held).await else { panic!("it is free") };
+    let mut claim = Claim::of(&held);
+    claim.token = grant.token;
+    let mut last = grant.token.unwrap();
+    for (waiting, count) in [(0, 1), (0, 1024), (1, 7)] {
+        if waiting == 1 {
+            assert!(matches!(store.try_acquire(&waits).await, Ok(Attempt::Busy(_))));
+        }
+        claim.span = std::num::NonZeroU32::new(count);
+        let renewed = store.renew(std::slice::from_ref(&claim)).await;
+        let [Ok(Renewed::Held { token, waiters, more: Some(span), .. })] = renewed[..] else { panic!("{renewed:?}") };
+        assert_eq!((token, waiters, span.count.get()), (grant.token, Some(waiting), count));
+        assert!(span.first > last, "{} after {last}", span.first);
+        last = tasklock::FencingToken::new(span.first.get() + u64::from(count) - 1);
+    }
+    claim.span = None;
+    let renewed = store.renew(std::slice::from_ref(&claim)).await;
+    assert!(matches!(renewed[..], [Ok(Renewed::Held { more: None, .. })]), "{renewed:?}");
+    assert!(matches!(store.release(&Claim::of(&waits)).await, Ok(Released::NotOwner)));
+    assert!(matches!(store.release(&claim).await, Ok(Released::Released)));
+    claim.span = std::num::NonZeroU32::new(1);
+    assert!(matches!(store.renew(&[claim]).await[..], [Ok(Renewed::NotOwner)]));
+    let Ok(Attempt::Granted(grant)) = store.try_acquire(&later).await else { panic!("it is free") };
+    assert!(grant.token.unwrap() > last);
+    assert!(matches!(store.release(&Claim::of(&later)).await, Ok(Released::Released)));
+}

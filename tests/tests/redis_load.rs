@@ -1,0 +1,108 @@
+//! Much at once, on Redis: it is carried out in pieces, and nothing of it stays.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use tasklock::{Guard, Locker, Stats, testing::until_quiet};
+use tasklock_tests::servers::RedisServer;
+use tokio::task::JoinSet;
+
+const LEASES: usize = 100_000;
+const TASKS: usize = 64;
+
+/// Acquired, given back all at once, and acquired by a crowd: the memory of it is a small multiple of what the leases
+/// take, and the server is left with nothing but the fences.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_leases() {
+    let server = RedisServer::start();
+    // On a busy machine, too.
+    let lock = tasklock::connect(&format!("{}?timeout=30s", server.url())).await.unwrap();
+    let guards = acquire_all(&lock).await;
+    assert!(guards.iter().all(Guard::is_held));
+    drop(guards);
+    until_quiet(&lock).await;
+    assert_eq!(lock.stats(), Stats::default());
+    assert_eq!(server.ask::<usize>(&["DBSIZE"]).await, LEASES, "a fence counter for each, and nothing else");
+    let peak = peak_mib();
+    assert!(peak < 1024, "the process took {peak} MiB");
+}
+
+/// They stand in line in the process; the server hears of one of them at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_waiters() {
+    const WAITERS: usize = 10_000;
+    let server = RedisServer::start();
+    let lock = tasklock::connect(&server.url()).await.unwrap();
+    let held = lock.acquire("hot").await.unwrap();
+    let (begun, mut tasks) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
+    for _ in 0..WAITERS {
+        let (lock, begun) = (lock.clone(), begun.clone());
+        tasks.spawn(async move {
+            begun.fetch_add(1, Ordering::Relaxed);
+            lock.acquire("hot").await.unwrap().release().await.unwrap();
+        });
+    }
+    while begun.load(Ordering::Relaxed) < WAITERS {
+        tokio::task::yield_now().await;
+    }
+    drop(held);
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+    until_quiet(&lock).await;
+    assert_eq!(lock.stats(), Stats::default());
+}
+
+/// Those whose calls were still to be sent are told that they were not.
+#[test]
+fn a_runtime_that_goes_with_much_under_way() {
+    const CALLS: usize = 200_000;
+    let server = RedisServer::start();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let lock = runtime.block_on(tasklock::connect(&server.url())).unwrap();
+    server.pause();
+    let begun = Arc::new(AtomicUsize::new(0));
+    for n in 0..CALLS {
+        let (lock, begun) = (lock.clone(), begun.clone());
+        runtime.spawn(async move {
+            begun.fetch_add(1, Ordering::Relaxed);
+            lock.inspect(format!("call:{n}")).await
+        });
+    }
+    while begun.load(Ordering::Relaxed) < CALLS {
+        std::thread::yield_now();
+    }
+    drop(runtime);
+    server.resume();
+}
+
+async fn acquire_all(lock: &Locker) -> Vec<Guard> {
+    let mut tasks = JoinSet::new();
+    for task in 0..TASKS {
+        let lock = lock.clone();
+        tasks.spawn(async move {
+            let mut guards = Vec::new();
+            for n in (task..LEASES).step_by(TASKS) {
+                guards.push(lock.acquire(format!("lease:{n}")).await.unwrap());
+            }
+            guards
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(guards) = tasks.join_next().await {
+        all.extend(guards.unwrap());
+    }
+    all
+}
+
+/// The most that this process has taken, by `/proc`.
+fn peak_mib() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim_end_matches("kB").trim().parse::<u64>().unwrap() / 1024
+}
