@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn redirections_are_read() {
+    fn not_every_answer_redirects() {
         let said = |code: &'static str| {
             let error = redis::make_extension_error(code.to_owned(), Some("3999 127.0.0.1:6381".to_owned()));
             redirect(&failed(error))

@@ -101,6 +101,8 @@ pub(crate) struct Session {
     inbox: MultiplexedConnection,
     broken: Arc<Notify>,
     bound: Arc<Bound>,
+    /// Where the sentinels tell that another is the master, for as long as they are kept.
+    _watchers: Vec<MultiplexedConnection>,
 }
 
 /// The slots whose channels this client has at a server. Kept by the task that reads the connection, in the order in which
@@ -276,11 +278,43 @@ impl Server {
         self.in_time(asked).await
     }
 
+    /// A connection on which it tells what is published on this channel, if it is always in the same place.
+    pub(crate) async fn listen<F>(&self, channel: &str, told: F) -> StepResult<MultiplexedConnection>
+    where
+        F: Fn(&str) + Send + Sync + 'static,
+    {
+        let Place::Fixed(client) = &self.place else { return Err(BackendError::fatal("redis: nobody to listen to")) };
+        let listener = move |push: PushInfo| -> Result<(), Infallible> {
+            if let (PushKind::Message, [_, Value::BulkString(message)]) = (push.kind, push.data.as_slice()) {
+                told(&String::from_utf8_lossy(message));
+            }
+            Ok(())
+        };
+        let made = async {
+            let connected = async {
+                let config = self.config().set_push_sender(listener);
+                let client = speaking_unasked(client)?;
+                let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+                connection.subscribe(channel).await?;
+                Ok(connection)
+            };
+            connected.await.map_err(|e| error::unreachable(&self.address, e))
+        };
+        self.in_time(made).await
+    }
+
     /// Both connections, the inbox subscribed.
     async fn connect(&self, commands: Option<MultiplexedConnection>) -> StepResult<Session> {
+        let broken = Arc::new(Notify::new());
         let made = async {
+            // Before they are asked who it is: nothing is missed in between.
+            let watchers = match &self.place {
+                Place::Fixed(_) => Vec::new(),
+                Place::Watched(sentinel) => sentinel.watch(&broken).await,
+            };
             let client = self.client().await?;
-            let session = self.try_connect(client, commands).await.map_err(|e| error::unreachable(&self.address, e))?;
+            let session = self.try_connect(client, commands, broken.clone(), watchers).await;
+            let session = session.map_err(|e| error::unreachable(&self.address, e))?;
             if let Place::Watched(sentinel) = &self.place {
                 sentinel.confirm(&mut session.commands.clone()).await?;
             }
@@ -300,7 +334,7 @@ impl Server {
 
     async fn client(&self) -> StepResult<Client> {
         match &self.place {
-            Place::Fixed(client) => Ok((**client).clone()),
+            Place::Fixed(client) => Ok(Client::clone(client)),
             Place::Watched(sentinel) => sentinel.master().await,
         }
     }
@@ -312,15 +346,19 @@ impl Server {
             .set_pipeline_buffer_size(UNSENT)
     }
 
-    async fn try_connect(&self, client: Client, commands: Option<MultiplexedConnection>) -> RedisResult<Session> {
+    async fn try_connect(
+        &self,
+        client: Client,
+        commands: Option<MultiplexedConnection>,
+        broken: Arc<Notify>,
+        watchers: Vec<MultiplexedConnection>,
+    ) -> RedisResult<Session> {
         let mut commands = match commands {
             Some(commands) => commands,
             None => client.get_multiplexed_async_connection_with_config(&self.config()).await?,
         };
-        let info = client.get_connection_info();
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let client = Client::open(info.clone().set_redis_settings(settings))?;
-        let (broken, bound) = (Arc::new(Notify::new()), Arc::new(Bound::default()));
+        let client = speaking_unasked(&client)?;
+        let bound = Arc::new(Bound::default());
         let node = match &self.inbox {
             Some(_) => String::new(),
             None => redis::cmd("CLUSTER").arg("MYID").query_async(&mut commands).await?,
@@ -331,7 +369,7 @@ impl Server {
         if let Some(channel) = &self.inbox {
             inbox.subscribe(channel).await?;
         }
-        Ok(Session { commands, inbox, broken, bound })
+        Ok(Session { commands, inbox, broken, bound, _watchers: watchers })
     }
 }
 
@@ -390,6 +428,13 @@ impl Bound {
     fn slots(&self) -> MutexGuard<'_, HashSet<Slot>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The same server, in the protocol in which it may speak unasked.
+fn speaking_unasked(client: &Client) -> RedisResult<Client> {
+    let info = client.get_connection_info();
+    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    Client::open(info.clone().set_redis_settings(settings))
 }
 
 /// What takes in what the server says unasked.

@@ -2,18 +2,20 @@
 //!
 //! They are all asked at once, and a majority's answers are awaited: of masters named, the one of the highest epoch is the
 //! latest. So neither a sentinel that hangs nor one that was cut off and has an old view is believed while others know
-//! better. Then the server itself is asked whether it is one.
+//! better. Then the server itself is asked whether it is one. As long as it is used, they tell when there is another.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use redis::{Client, Value, aio::MultiplexedConnection};
 use tasklock_core::{BackendError, StepResult};
-use tokio::task::JoinSet;
+use tokio::{sync::Notify, task::JoinSet};
 
 use crate::{config::RedisConfig, link::Server};
 
 /// The longest that a sentinel is waited for, if the majority does not answer.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Where they tell of a new master: `service old-host old-port new-host new-port`.
+const SWITCHED: &str = "+switch-master";
 
 /// The sentinels of a master.
 #[derive(Clone, Debug)]
@@ -48,6 +50,29 @@ impl Sentinel {
             Some((_, address)) => self.config.client_at(&address),
             None => Err(error.unwrap_or_else(|| BackendError::transient("redis: no sentinel answers"))),
         }
+    }
+
+    /// Connections on which those sentinels that answer tell when there is another master: one that stood still takes
+    /// itself for the master when it goes on, and so would who stayed with it.
+    pub(crate) async fn watch(&self, switched: &Arc<Notify>) -> Vec<MultiplexedConnection> {
+        let mut watchers = JoinSet::new();
+        for sentinel in self.sentinels.clone() {
+            let (switched, service) = (switched.clone(), format!("{} ", self.service));
+            watchers.spawn(async move {
+                let told = move |message: &str| {
+                    if message.starts_with(&service) {
+                        switched.notify_one();
+                    }
+                };
+                let watcher = sentinel.listen(SWITCHED, told);
+                tokio::time::timeout(PATIENCE.min(sentinel.timeout) / 2, watcher).await.ok()?.ok()
+            });
+        }
+        let mut connections = Vec::new();
+        while let Some(watcher) = watchers.join_next().await {
+            connections.extend(watcher.ok().flatten());
+        }
+        connections
     }
 
     /// Whether this is one, by its own word: a failover takes the sentinels a while.

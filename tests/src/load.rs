@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tasklock::{Fence, FencingToken, Locker};
+use tasklock::{Fence, Guard, Locker};
 use tokio::{sync::watch, task::JoinSet, time::Duration};
 
 use crate::{eventually, servers::PATIENCE};
@@ -19,11 +19,13 @@ pub struct Load {
 #[derive(Debug, Default)]
 struct Book(Mutex<(Fence, Page)>);
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Page {
     value: u64,
     written: u64,
     last: u64,
+    /// Who did what, under which token, in order.
+    history: Vec<(usize, &'static str, u64, u64, bool)>,
 }
 
 impl Load {
@@ -32,8 +34,8 @@ impl Load {
     pub fn start(lockers: &[Locker], key: &str, tasks_each: usize) -> Self {
         let (book, stop) = (Arc::new(Book::default()), watch::channel(false).0);
         let mut tasks = JoinSet::new();
-        for lock in lockers.iter().flat_map(|lock| std::iter::repeat_n(lock, tasks_each)) {
-            tasks.spawn(work(lock.clone(), key.to_owned(), book.clone(), stop.subscribe()));
+        for (who, lock) in lockers.iter().flat_map(|lock| std::iter::repeat_n(lock, tasks_each)).enumerate() {
+            tasks.spawn(work(who, lock.clone(), key.to_owned(), book.clone(), stop.subscribe()));
         }
         Load { book, stop, tasks }
     }
@@ -44,8 +46,8 @@ impl Load {
     ///
     /// If that takes too long, or a task has failed.
     pub async fn goes_on(&mut self, times: u64) {
-        let from = self.book.page().written;
-        eventually("it goes on", async || self.book.page().written >= from + times).await;
+        let from = self.book.written();
+        eventually("it goes on", async || self.book.written() >= from + times).await;
         if let Some(Err(failed)) = self.tasks.try_join_next() {
             panic!("a task failed: {failed}");
         }
@@ -64,14 +66,19 @@ impl Load {
             }
         };
         tokio::time::timeout(PATIENCE, all).await.expect("everybody ends");
-        let page = self.book.page();
-        assert_eq!(page.value, page.written, "an update was lost");
+        let page = &self.book.open().1;
+        let gap = page.history.windows(2).position(|two| {
+            let [before, after] = two else { return false };
+            before.1 == "writes" && after.1 == "writes" && after.3 <= before.3
+        });
+        let near = gap.map(|at| &page.history[at.saturating_sub(6)..(at + 6).min(page.history.len())]);
+        assert_eq!(page.value, page.written, "an update was lost: {near:?}");
     }
 }
 
-async fn work(lock: Locker, key: String, book: Arc<Book>, stop: watch::Receiver<bool>) {
+async fn work(who: usize, lock: Locker, key: String, book: Arc<Book>, stop: watch::Receiver<bool>) {
     while !*stop.borrow() {
-        let before = book.page().last;
+        let before = book.last();
         let guard = match lock.acquire(&key).await {
             Ok(guard) => guard,
             Err(error) => {
@@ -81,32 +88,47 @@ async fn work(lock: Locker, key: String, book: Arc<Book>, stop: watch::Receiver<
         };
         let token = guard.fencing_token();
         assert!(token.get() > before, "{token} was granted after {before} had been used");
-        if let Some(value) = book.read(token) {
+        if let Some(value) = book.read(who, &guard) {
             tokio::time::sleep(Duration::from_millis(1)).await;
-            book.write(token, value + 1);
+            book.write(who, &guard, value + 1);
         }
         // Lost or not, it comes to an end.
         let _ = guard.release().await;
     }
 }
 
+impl Page {
+    fn recent(&self) -> &[(usize, &'static str, u64, u64, bool)] {
+        &self.history[self.history.len().saturating_sub(12)..]
+    }
+}
+
 impl Book {
-    fn page(&self) -> Page {
-        self.open().1
+    fn written(&self) -> u64 {
+        self.open().1.written
     }
 
-    fn read(&self, token: FencingToken) -> Option<u64> {
-        let mut open = self.open();
+    fn last(&self) -> u64 {
+        self.open().1.last
+    }
+
+    fn read(&self, who: usize, guard: &Guard) -> Option<u64> {
+        let (mut open, token) = (self.open(), guard.fencing_token());
         open.0.admit(token).ok()?;
-        open.1.last = token.get();
-        Some(open.1.value)
+        let (page, held) = (&mut open.1, guard.is_held());
+        page.history.push((who, "reads", token.get(), page.value, held));
+        assert!(token.get() > page.last, "{token} was granted twice: {:?}", page.recent());
+        page.last = token.get();
+        Some(page.value)
     }
 
-    fn write(&self, token: FencingToken, value: u64) {
-        let mut open = self.open();
+    fn write(&self, who: usize, guard: &Guard, value: u64) {
+        let (mut open, token) = (self.open(), guard.fencing_token());
         if open.0.admit(token).is_ok() {
-            open.1.value = value;
-            open.1.written += 1;
+            let (page, held) = (&mut open.1, guard.is_held());
+            page.history.push((who, "writes", token.get(), value, held));
+            page.value = value;
+            page.written += 1;
         }
     }
 

@@ -104,7 +104,8 @@ async fn the_master_is_killed_under_load() {
     load.end().await;
 }
 
-/// The master stops under load, is replaced, and goes on; until it is told, it takes itself for the master.
+/// The master stops under load, is replaced, and goes on; until it is told, it takes itself for the master. Nobody has
+/// stayed with it: the sentinels have told them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_master_stops_and_goes_on_under_load() {
     let sentinels = RedisSentinels::start().await;
@@ -112,8 +113,13 @@ async fn the_master_stops_and_goes_on_under_load() {
     let mut load = Load::start(&lockers, "job", 3);
     load.goes_on(20).await;
     sentinels.servers()[0].pause();
-    sentinels.another_than(0).await;
+    let master = sentinels.another_than(0).await;
     load.goes_on(20).await;
+    let new = &sentinels.servers()[master];
+    eventually("both listen to the new one", async || {
+        new.ask::<Vec<String>>(&["PUBSUB", "CHANNELS", "tasklock:*"]).await.len() == lockers.len()
+    })
+    .await;
     sentinels.servers()[0].resume();
     eventually("it is told", async || sentinels.role_of(0).await == "slave").await;
     load.goes_on(20).await;
