@@ -58,7 +58,8 @@ pub async fn run_all<B: AsyncLock, F: AsyncFn() -> B>(make: F) {
     let suite = Suite::new(make);
     macro_rules! run {
         ($($case:ident)*) => {$(
-            let case = tokio::time::timeout(CASE, suite.$case()).await;
+            // Each by itself, not all in the frame of this one.
+            let case = tokio::time::timeout(CASE, Box::pin(suite.$case())).await;
             assert!(case.is_ok(), "{} is not done after {CASE:?}", stringify!($case));
         )*};
     }
