@@ -12,6 +12,24 @@ fn the_guarantees_name_tests_that_exist() {
     assert!(named > 40, "only {named} tests are named");
 }
 
+/// `docs/features.md` says which test shows each feature owed.
+#[test]
+fn every_feature_names_its_test() {
+    check("docs/features.md");
+    let text = fs::read_to_string(root().join("docs/features.md")).expect("docs/features.md");
+    let rows = text.lines().filter_map(|line| {
+        let (number, row) = line.strip_prefix("| ")?.split_once(" | ")?;
+        Some((number.parse::<usize>().ok()?, row))
+    });
+    let mut last = 0;
+    for (number, row) in rows {
+        assert_eq!(number, last + 1, "the features are numbered");
+        assert!(tests_named(row).next().is_some(), "feature {number} names no test");
+        last = number;
+    }
+    assert_eq!(last, 37, "features owed");
+}
+
 /// `ARCHITECTURE.md` lists the files of the core.
 #[test]
 fn the_architecture_names_every_file_of_the_core() {
