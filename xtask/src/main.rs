@@ -9,6 +9,7 @@ use std::{
     error::Error,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
+    thread::available_parallelism,
 };
 
 type Failure = Box<dyn Error>;
@@ -51,7 +52,12 @@ fn main() -> ExitCode {
 fn test(arguments: &[String]) -> Result<(), Failure> {
     programs::ensure()?;
     examples::run()?;
-    cargo::run(cargo::command("test").args(["--workspace", "--all-features"]).args(arguments))
+    let mut tests = cargo::command("test");
+    // Most of the long ones wait for servers that fail over.
+    if env::var_os("RUST_TEST_THREADS").is_none() {
+        tests.env("RUST_TEST_THREADS", (2 * available_parallelism()?.get()).to_string());
+    }
+    cargo::run(tests.args(["--workspace", "--all-features"]).args(arguments))
 }
 
 fn ci() -> Result<(), Failure> {
