@@ -2,11 +2,8 @@
 
 use std::{
     collections::VecDeque,
-    fmt,
-    future::poll_fn,
-    mem,
+    fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Poll,
 };
 
 use redis::{Cmd, Value};
@@ -66,15 +63,13 @@ struct Shared<S: Carried> {
 struct Traffic<S: Carried> {
     under_way: usize,
     waiting: VecDeque<Waiting<S>>,
-    /// How many hold their step back for those that come in the same breath.
-    gathering: usize,
 }
 
 type Waiting<S> = (S, oneshot::Sender<StepResult<<S as Carried>::Answer>>);
 
 impl<S: Carried> Calls<S> {
     pub(crate) fn new(link: Arc<Link>, runtime: Handle) -> Self {
-        let traffic = Mutex::new(Traffic { under_way: 0, waiting: VecDeque::new(), gathering: 0 });
+        let traffic = Mutex::new(Traffic { under_way: 0, waiting: VecDeque::new() });
         Calls(Arc::new(Shared { link, runtime, traffic }))
     }
 
@@ -82,16 +77,21 @@ impl<S: Carried> Calls<S> {
     pub(crate) async fn submit(&self, step: S) -> StepResult<S::Answer> {
         let turn = {
             let mut traffic = self.0.traffic();
-            if traffic.under_way < LANES {
+            if traffic.under_way == 0 {
                 traffic.under_way += 1;
                 Ok((Lane { calls: self.0.clone(), used: true }, step))
             } else {
-                Err(traffic.wait(step))
+                // Whoever has the first lane may not be polled for long: the second is always a task.
+                Err((traffic.wait(step), self.0.lane(&mut traffic)))
             }
         };
         match turn {
             Ok((_lane, step)) => self.0.send(&[step]).await.pop().unwrap_or_else(unanswered),
-            Err(answer) => answer.await.unwrap_or_else(|_| unanswered()),
+            Err((answer, lane)) => {
+                // It finds the step waiting.
+                drop(lane);
+                answer.await.unwrap_or_else(|_| unanswered())
+            }
         }
     }
 
@@ -101,41 +101,12 @@ impl<S: Carried> Calls<S> {
         self.0.send_calls(&[call]).await.pop().unwrap_or_else(unanswered)
     }
 
-    /// The same, together with what others of its kind submit in the same breath: the releases of several locks, or
-    /// questions about them. Nothing is waited for but that each task that can run has had its turn.
-    pub(crate) async fn submit_in_company(&self, step: S) -> StepResult<S::Answer> {
-        let gathering = Gathering::new(&self.0);
-        let mut turns = 0;
-        poll_fn(|cx| {
-            turns += 1;
-            if turns > 1 {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await;
-        let answer = {
-            let mut traffic = self.0.traffic();
-            // Others are still to come, or have come before: the last one sends them all.
-            let alone = traffic.gathering == 1 && traffic.waiting.is_empty();
-            if alone { Err(step) } else { Ok(traffic.wait(step)) }
-        };
-        drop(gathering);
-        match answer {
-            Ok(answer) => answer.await.unwrap_or_else(|_| unanswered()),
-            Err(step) => self.submit(step).await,
-        }
-    }
-
     /// Carries out many; one answer each, in order.
     pub(crate) async fn submit_all(&self, steps: Vec<S>) -> Vec<StepResult<S::Answer>> {
         let (waiting, lane) = {
             let mut traffic = self.0.traffic();
             let waiting: Vec<_> = steps.into_iter().map(|step| traffic.wait(step)).collect();
-            let free = traffic.under_way < LANES;
-            traffic.under_way += usize::from(free);
-            (waiting, free.then(|| Lane { calls: self.0.clone(), used: true }))
+            (waiting, self.0.lane(&mut traffic))
         };
         // It finds them waiting.
         drop(lane);
@@ -175,32 +146,15 @@ impl<S: Carried> Shared<S> {
         calls.iter().zip(answers).flat_map(each).collect()
     }
 
+    /// One more call, if so many may be under way.
+    fn lane(self: &Arc<Self>, traffic: &mut Traffic<S>) -> Option<Lane<S>> {
+        let free = traffic.under_way < LANES;
+        traffic.under_way += usize::from(free);
+        free.then(|| Lane { calls: self.clone(), used: true })
+    }
+
     fn traffic(&self) -> MutexGuard<'_, Traffic<S>> {
         self.traffic.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One that holds its step back. The last to go sends those that wait, if nobody else will.
-struct Gathering<S: Carried>(Arc<Shared<S>>);
-
-impl<S: Carried> Gathering<S> {
-    fn new(shared: &Arc<Shared<S>>) -> Self {
-        shared.traffic().gathering += 1;
-        Gathering(shared.clone())
-    }
-}
-
-impl<S: Carried> Drop for Gathering<S> {
-    fn drop(&mut self) {
-        let free = {
-            let mut traffic = self.0.traffic();
-            traffic.gathering -= 1;
-            let free = traffic.gathering == 0 && !traffic.waiting.is_empty() && traffic.under_way < LANES;
-            traffic.under_way += usize::from(free);
-            free
-        };
-        // It finds them waiting.
-        drop(free.then(|| Lane { calls: self.0.clone(), used: true }));
     }
 }
 
@@ -230,9 +184,14 @@ struct Lane<S: Carried> {
 }
 
 impl<S: Carried> Lane<S> {
-    async fn carry(mut self, mut steps: Vec<Waiting<S>>) {
+    async fn carry(mut self) {
         self.used = true;
-        while !steps.is_empty() {
+        loop {
+            // Those that came in one breath go together.
+            let mut steps = self.calls.traffic().next();
+            if steps.is_empty() {
+                return;
+            }
             // Of those on one lock each keeps its place.
             steps.sort_by_key(|(step, _)| step.company());
             let (asked, replies): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
@@ -241,7 +200,6 @@ impl<S: Carried> Lane<S> {
             }
             // Answers come together; so does what follows them.
             tokio::task::yield_now().await;
-            steps = self.calls.traffic().next();
         }
     }
 }
@@ -249,15 +207,15 @@ impl<S: Carried> Lane<S> {
 impl<S: Carried> Drop for Lane<S> {
     fn drop(&mut self) {
         let mut traffic = self.calls.traffic();
-        let next = if self.used { traffic.next() } else { Vec::new() };
-        traffic.under_way -= usize::from(next.is_empty());
-        let unanswered = if self.used { VecDeque::new() } else { mem::take(&mut traffic.waiting) };
+        if self.used && !traffic.waiting.is_empty() {
+            drop(traffic);
+            self.calls.runtime.spawn(Lane { calls: self.calls.clone(), used: false }.carry());
+            return;
+        }
+        traffic.under_way -= 1;
+        let unanswered = mem::take(&mut traffic.waiting);
         drop(traffic);
         drop(unanswered);
-        if !next.is_empty() {
-            let lane = Lane { calls: self.calls.clone(), used: false };
-            self.calls.runtime.spawn(lane.carry(next));
-        }
     }
 }
 

@@ -56,8 +56,8 @@
 //!
 //! # Cost
 //!
-//! One call to acquire, one to release, one for up to 64 renewals; one to take up to 64 locks at once, one to give them
-//! back. An acquisition that waited costs one request more, the confirmation of its claim, if it holds for longer than a
+//! One call to acquire, one to release, one for up to 64 renewals; one to take up to 64 locks at once, three at most
+//! to give them back. An acquisition that waited costs one request more, the confirmation of its claim, if it holds for longer than a
 //! third of a second, and one if it waits for longer than a second. Acquisitions that follow each other in one process
 //! cost a renewal for 64 to 1024 of them, or for 10 ms. The hand-over between processes is one call and one push, or two
 //! if the next one has waited for so long. A `PING` on each of two connections every five seconds.

