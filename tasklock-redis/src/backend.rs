@@ -139,7 +139,8 @@ impl RedisLock {
     pub(crate) async fn renew_locks(&self, claims: &[Claim]) -> Vec<StepResult<Renewed>> {
         let step = |claim: &Claim| {
             let more = claim.span.map(|count| Arc::from(count.to_string())).unwrap_or_default();
-            self.step(What::Renew, &claim.key, self.client.member(claim.nonce), claim.ttl, more)
+            let step = self.step(What::Renew, &claim.key, self.client.member(claim.nonce), claim.ttl, more);
+            Step { mode: claim.mode, ..step }
         };
         let sent = self.clock.now();
         let answers = self.nodes.submit_all(claims.iter().map(step).collect()).await;
@@ -281,7 +282,7 @@ impl AsyncLock for RedisLock {
         }
         let what = if claim.unsettled { What::Withdraw } else { What::Leave };
         let step = self.step(what, &claim.key, self.client.member(claim.nonce), Ttl::Never, Arc::default());
-        match self.nodes.submit_in_company(step).await? {
+        match self.nodes.submit(step).await? {
             Answer::Yes { .. } => Ok(Released::Released),
             _ => Ok(Released::NotOwner),
         }
@@ -289,7 +290,7 @@ impl AsyncLock for RedisLock {
 
     async fn inspect(&self, key: &Key) -> StepResult<State> {
         let step = self.step(What::Inspect, key, String::new(), Ttl::Never, Arc::default());
-        let Answer::Held { holder, others, count, now, .. } = self.nodes.submit_in_company(step).await? else {
+        let Answer::Held { holder, others, count, now, .. } = self.nodes.submit(step).await? else {
             return Ok(State::default());
         };
         let others = others.iter().filter_map(|other| other.holder(now)).collect();

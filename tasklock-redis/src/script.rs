@@ -153,7 +153,8 @@ impl Carried for Step {
     /// In a cluster that is a slot; and what needs no key but the owner's goes by itself, since it can be done while the
     /// slot is moving.
     fn company(&self) -> Option<(Slot, bool)> {
-        self.slot.map(|slot| (slot, self.what == What::Renew && self.names.is_empty()))
+        let only_owner = self.what == What::Renew && self.mode == Mode::Exclusive && self.names.is_empty();
+        self.slot.map(|slot| (slot, only_owner))
     }
 
     fn command(steps: &[Self], whole: bool) -> Cmd {
