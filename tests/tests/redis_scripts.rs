@@ -365,3 +365,22 @@ async fn the_backend_writes_these_keys() {
     let keys: Vec<_> = server.keys().await.into_keys().collect();
     assert_eq!(keys, ["{p:a%7D%7Bb%25}:1:fence", "{p:a%7D%7Bb%25}:1:owner"]);
 }
+
+/// A client that stands still is told with the grant, and its other waiters hear as little of it.
+#[tokio::test]
+async fn the_next_to_look_again_is_another_client() {
+    let mut lock = Lock::new().await;
+    let holder = Peer::gone();
+    let mut hung = lock.listener().await;
+    let mut behind = lock.listener().await;
+    lock.granted(&holder).await;
+    lock.busy(&hung).await;
+    let second = format!("{}.{:032x}", &hung.member[..32], 7);
+    assert!(matches!(lock.step("wait", &second, TTL).await, Said::Busy { rank: 1, .. }));
+    lock.busy(&behind).await;
+    assert!(matches!(lock.step("poll", &second, TTL).await, Said::Busy { rank: 1, .. }));
+    assert!(matches!(lock.step("poll", &behind.member, TTL).await, Said::Busy { rank: 2, .. }));
+    lock.leave(&holder).await;
+    hung.told_granted().await;
+    assert_eq!(behind.told().await, format!("next {} 1000", behind.member));
+}

@@ -56,9 +56,8 @@ end
 -- between two owners.
 local function tell(member, message)
   local heard = publish(member:sub(1, 32), message)
-  if type(heard) == 'number' and heard > 0 then return true end
-  call('ZADD', leases, 'XX', 'LT', ms + UNHEARD, member)
-  return false
+  if heard == 0 then call('ZADD', leases, 'XX', 'LT', ms + UNHEARD, member) end
+  return type(heard) == 'number' and heard > 0
 end
 
 -- The waiters in turn, by chunks.
@@ -91,7 +90,7 @@ end
 -- its whole ttl, when its turn comes or nobody before it lives. The caller's token; and whether it stands before all who
 -- live.
 local function settle(caller)
-  local mine, told, taken_back, through = nil, false, false, {}
+  local mine, told, taken_back, through = nil, {}, false, {}
   local in_turn = waiters()
   local member = in_turn()
   while member and (crowd or not record) do
@@ -108,7 +107,7 @@ local function settle(caller)
       -- Written before it is told: no push comes before its record.
       local _, token = admit(member, how, CLAIM, name)
       if tell(member, 'granted ' .. member .. ' ' .. token .. ' ' .. ms_text .. ' ' .. CLAIM .. ' ' .. owner) then
-        told = true
+        told[member:sub(1, 32)] = true
         through[#through + 1] = member
       else
         taken_back = true
@@ -124,9 +123,13 @@ local function settle(caller)
   local first = not member
   -- Should one never take it up, the next looks again when the claim is over, not when the ttl would be: by itself if its
   -- first look is still to come, else told to.
-  while told and member and not (alive_for(member, LEASE - CLAIM) or tell(member, 'next ' .. member .. ' ' .. CLAIM)) do
-    member = in_turn()
+  -- Not one of a client that was told just now: it is the same that may hang.
+  local function looks(waiter)
+    if told[waiter:sub(1, 32)] then return false end
+    return alive_for(waiter, LEASE - CLAIM) or tell(waiter, 'next ' .. waiter .. ' ' .. CLAIM)
   end
+  local tries = 64
+  while next(told) and member and tries > 0 and not looks(member) do member, tries = in_turn(), tries - 1 end
   for _, waiter in ipairs(through) do drop(waiter) end
   return mine, first
 end

@@ -40,15 +40,13 @@ local function acquire_all()
       if not (mine[i] or first and admits(mode)) then answers[i], all = standing(), false end
     end
   end
+  -- What the caller has of them already stays: this may be a late copy of an attempt that was granted, and whoever did not
+  -- hear of that ends what it has by itself.
   for i = 1, steps do
-    if all or mine[i] then
+    if all then
       step(i)
       look()
-      if not all then
-        let_go()
-        pass_on()
-      end
-      answers[i] = all and (mine[i] or admit(me, mode, ttl, my_name)) or 0
+      answers[i] = mine[i] or admit(me, mode, ttl, my_name)
     end
     answers[i] = answers[i] or 0
   end
