@@ -100,8 +100,12 @@ pub(crate) fn socket(url: &Url) -> Result<ConnectionInfo, String> {
 }
 
 pub(crate) fn database(text: &str) -> Result<i64, String> {
-    let db = text.parse::<u32>().map_err(|_| format!("`{text}` is not the number of a database: 0 or more"))?;
-    Ok(i64::from(db))
+    let wrong = |_| match text.contains('@') {
+        // It may be the rest of a password.
+        true => "names no database: its number comes after the host and a slash".to_owned(),
+        false => format!("`{text}` is not the number of a database: 0 or more"),
+    };
+    text.parse::<u32>().map(i64::from).map_err(wrong)
 }
 
 /// An address without user, password and parameters.
@@ -114,9 +118,10 @@ pub(crate) fn shown(url: &Url, others: &[String]) -> String {
             shown.push_str(&format!(":{port}"));
         }
     }
-    for other in others {
+    // With an `@` it is no path and no host, but the end of a user and a password that were written wrongly.
+    for other in others.iter().filter(|other| !other.contains('@')) {
         shown.push(',');
         shown.push_str(other);
     }
-    shown + url.path()
+    if url.path().contains('@') { shown + "…" } else { shown + url.path() }
 }

@@ -95,7 +95,9 @@ pub(crate) fn said(message: &str) -> BackendError {
 
 /// Whether the connection is of no more use, and the name behind it may lead to another server by now.
 pub(crate) fn ends_connection(error: &RedisError) -> bool {
-    error.code().is_none() || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly))
+    // Before 7.0 what went wrong in a script is told in its text alone.
+    let told = error.detail().is_some_and(ends_connection_within);
+    error.code().is_none() || told || matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly))
 }
 
 /// The same, of an error within a script.
@@ -152,6 +154,16 @@ mod tests {
             assert_eq!(said(stays).applied(), Applied::No);
         }
         assert!(said("MOVED 7 h:1").to_string().contains("cluster"));
+    }
+
+    #[test]
+    fn a_replica_is_left_whichever_way_it_says_so() {
+        let said = |code: &str, detail: &str| redis::make_extension_error(code.to_owned(), Some(detail.to_owned()));
+        // As 6.2 has it.
+        let wrapped =
+            said("ERR", "Error running script: @user_script:8: -READONLY You can't write against a read only replica.");
+        assert!(ends_connection(&wrapped));
+        assert!(!ends_connection(&said("ERR", "unknown command")));
     }
 
     #[test]

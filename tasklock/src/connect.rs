@@ -258,10 +258,11 @@ impl fmt::Display for Address {
                 write!(f, ":{port}")?;
             }
         }
-        for other in &self.others {
+        // With an `@` it is no path and no host, but the end of a user and a password that were written wrongly.
+        for other in self.others.iter().filter(|other| !other.contains('@')) {
             write!(f, ",{other}")?;
         }
-        f.write_str(self.url.path())
+        f.write_str(if self.url.path().contains('@') { "…" } else { self.url.path() })
     }
 }
 

@@ -73,6 +73,11 @@ async fn addresses_that_make_no_sense() {
         ("redis+unix:///socket?db=x", "`x` is not the number of a database"),
         ("unix://:hunter2@/socket", ""),
         ("redis://h:port", ""),
+        ("redis:user:hunter2@localhost", ""),
+        ("redis:/user:hunter2@localhost", ""),
+        ("redis:///:hunter2@localhost", ""),
+        ("redis-cluster:user:hunter2@h1,h2", ""),
+        ("redis://user:12/hunter2@localhost", "names no database"),
     ] {
         let error = refused(url, says).await;
         assert!(matches!(error, LockError::InvalidUrl(_) | LockError::InvalidOption(_)), "{url}: {error:?}");
