@@ -166,7 +166,7 @@ impl Guard {
     /// # Errors
     ///
     /// As [`extend`](Guard::extend); [`LockError::InvalidOption`] also for a value of more than 4096 bytes;
-    /// [`LockError::Unsupported`] if the backend keeps no values.
+    /// [`LockError::Unsupported`] if the backend keeps no values, and for a member of a pool.
     ///
     /// # Cancel safety
     ///
@@ -175,6 +175,10 @@ impl Guard {
         let (value, ttl) = (value.into(), ttl.into());
         values::check(&value)?;
         values::power(self.shared())?;
+        if self.key().is_pool() {
+            let (backend, what) = (self.shared().backend_name(), "a value beside a member of a pool".to_owned());
+            return Err(LockError::Unsupported { backend, what });
+        }
         self.extend_with(ttl, Some(value)).await
     }
 

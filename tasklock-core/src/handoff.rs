@@ -90,6 +90,8 @@ impl Tenure {
     fn of(hold: &Arc<Hold>) -> Option<Self> {
         // Whether one that is over by the clock was ours to the last, the store knows.
         let reserve = hold.reserve().filter(|_| hold.within_its_time())?;
+        // Looked at first: what becomes idle after this has noted what it did.
+        let busy = (!hold.is_idle()).then(|| hold.clone());
         let (deadline, sound) = hold.believed_by_the_next()?;
         Some(Tenure {
             claim: hold.claim.clone(),
@@ -98,7 +100,7 @@ impl Tenure {
             deadline,
             renewed: hold.renewed(),
             sound,
-            busy: (!hold.is_idle()).then(|| hold.clone()),
+            busy,
         })
     }
 
@@ -250,8 +252,8 @@ impl Shared {
         };
         match self.next_in_line(Baton { shared: self.clone(), tenure: Some(tenure) }) {
             Next::Handed(waker) => {
-                self.released(hold, Released::Released);
                 waker.into_iter().for_each(Waker::wake);
+                self.released(hold, Released::Released);
                 true
             }
             Next::Renew(baton, waiting) => {

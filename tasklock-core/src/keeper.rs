@@ -162,6 +162,7 @@ async fn renew(
         }
     }
     let bound = bound.clamp(LEAST_CALL, LONGEST_CALL);
+    let writes = value.is_some() && renewing[0].hold.begin_writing();
     let outcomes = async {
         match (value, shared.backend.powers().values) {
             (None, _) => shared.backend.renew(&claims).await,
@@ -173,7 +174,13 @@ async fn renew(
     if outcomes.is_err() {
         renewing.iter().for_each(|r| r.hold.renewal_unanswered());
     }
-    let mut outcomes = outcomes.unwrap_or_default().into_iter();
+    let outcomes = outcomes.unwrap_or_default();
+    let answered =
+        |outcome: &StepResult<Renewed>| !matches!(outcome, Err(error) if error.applied() == Applied::Unknown);
+    if writes && outcomes.first().is_some_and(answered) {
+        renewing[0].hold.end_writing();
+    }
+    let mut outcomes = outcomes.into_iter();
     let unanswered = || Err(BackendError::unknown("no answer to a renewal in time"));
     let settle = |(r, claim): (&Renewing, &Claim)| {
         settle(shared, &r.hold, claim, sent, outcomes.next().unwrap_or_else(unanswered))

@@ -155,6 +155,8 @@ pub(crate) struct Hold {
     failing: AtomicBool,
     /// A renewal for less than the ttl was sent: whether or not it is answered, it may reach the store late.
     cut: AtomicBool,
+    /// Whether an update of its value may reach the store yet, which would take it for the next hold's.
+    writing: AtomicBool,
     /// Granted for less than its ttl, until the first renewal.
     confirming: AtomicBool,
     /// Renewals in a row that were not answered.
@@ -212,6 +214,7 @@ impl Hold {
             min_until: options.min_hold.map(|min| now.after(min)),
             failing: AtomicBool::new(false),
             cut: AtomicBool::new(false),
+            writing: AtomicBool::new(false),
             confirming: AtomicBool::new(false),
             unanswered: AtomicU8::new(0),
             warn_at: AtomicU64::new(now.as_nanos().saturating_add(ttl.saturating_mul(LONG))),
@@ -249,12 +252,25 @@ impl Hold {
     /// if something may reach the store yet that cuts it short.
     pub(crate) fn believed_by_the_next(&self) -> Option<(Mono, bool)> {
         let ttl = nanos(self.claim.ttl);
-        if self.cut.load(Ordering::Acquire) || self.unknown_ttl.load(Ordering::Acquire) < ttl {
+        if self.writing.load(Ordering::Acquire)
+            || self.cut.load(Ordering::Acquire)
+            || self.unknown_ttl.load(Ordering::Acquire) < ttl
+        {
             return None;
         }
         let unchanged = self.ttl.load(Ordering::Acquire) == ttl;
         let confirmed = !self.failing.load(Ordering::Acquire) && !self.is_confirming();
         Some((Mono::from_nanos(self.lasts.load(Ordering::Acquire)), unchanged && confirmed))
+    }
+
+    /// An update of the value is about to be sent; whether all before it were answered.
+    pub(crate) fn begin_writing(&self) -> bool {
+        !self.writing.swap(true, Ordering::AcqRel)
+    }
+
+    /// All updates of the value were answered.
+    pub(crate) fn end_writing(&self) {
+        self.writing.store(false, Ordering::Release);
     }
 
     pub(crate) fn phase(&self) -> Phase {

@@ -538,10 +538,12 @@ impl Drop for Place {
         let mut lines = queue.lines.of(&self.key);
         let Some(line) = find(&mut lines, &self.key) else { return };
         let waker = if line.remove(&self.waiter) { line.advance(now) } else { None };
+        // Handed to it meanwhile. Taken under the lock of the line, so that nobody passes it over at the same time and puts
+        // it back in line.
+        line.handed.take_if(|handed| Arc::ptr_eq(handed, &self.waiter));
+        let told = lock(&self.waiter.slot).told.take();
         queue.forget_if_unused(lines, &self.key);
         waker.into_iter().for_each(Waker::wake);
-        // Handed to it meanwhile; told under the lock of the line, so it is there by now.
-        let told = lock(&self.waiter.slot).told.take();
         if let Some(Told::Handed(baton)) = told {
             baton.pass();
         }

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{BackendError, InvalidOption, Key, KeyLock, LockError, StepResult, Ttl, Values, shared::Shared};
+use crate::{BackendError, InvalidOption, Key, KeyLock, LockError, Locker, StepResult, Ttl, Values, shared::Shared};
 
 /// The longest value, in bytes.
 const MOST: usize = 4096;
@@ -35,7 +35,8 @@ const GREATEST: i64 = (1 << 53) - 1;
 #[derive(Clone)]
 #[must_use = "nothing is read or changed until something is called on it"]
 pub struct LockValue {
-    shared: Arc<Shared>,
+    // As long as it is there, so is the keeper.
+    locker: Locker,
     key: Key,
 }
 
@@ -75,9 +76,13 @@ pub struct Change {
 impl LockValue {
     pub(crate) fn new(lock: &KeyLock) -> Result<Self, LockError> {
         let (key, _) = lock.wanted()?;
-        let shared = lock.locker()?.core().shared.clone();
-        power(&shared)?;
-        Ok(LockValue { shared, key: key.clone() })
+        let locker = lock.locker()?.clone();
+        power(&locker.core().shared)?;
+        Ok(LockValue { locker, key: key.clone() })
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.locker.core().shared
     }
 
     /// The value; `None` if there is none.
@@ -90,7 +95,7 @@ impl LockValue {
     ///
     /// It only reads; dropping it costs nothing.
     pub async fn get(&self) -> Result<Option<String>, LockError> {
-        self.shared.ask(power(&self.shared)?.value(&self.key)).await
+        self.shared().ask(power(self.shared())?.value(&self.key)).await
     }
 
     /// Sets it, whatever it is, for so long: 50 ms to 24 h, or [`Ttl::Never`].
@@ -143,7 +148,7 @@ impl LockValue {
 
     async fn change(&self, change: Change) -> Result<bool, LockError> {
         change.when.check()?;
-        self.shared.ask(power(&self.shared)?.change(&self.key, &change)).await
+        self.shared().ask(power(self.shared())?.change(&self.key, &change)).await
     }
 }
 

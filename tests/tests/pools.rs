@@ -211,3 +211,16 @@ async fn a_shutdown_ends_waits_and_holds() {
     let seen = other(&store).pool("licences").unwrap().health().await.unwrap();
     assert_eq!((seen.locked, seen.free, seen.waiters), (0, 1, 0));
 }
+
+/// A value is beside a lock, and a member's is no lock of that name.
+#[tokio::test]
+async fn a_member_has_no_value() {
+    let (lock, _) = memory();
+    let pool = lock.pool("licences").unwrap();
+    pool.assign(["a"]).await.unwrap();
+    let guard = pool.acquire().await.unwrap();
+    let refused = guard.update("x", Duration::from_secs(30)).await;
+    assert!(matches!(refused, Err(LockError::Unsupported { .. })), "{refused:?}");
+    assert!(guard.is_held(), "a refusal is no loss");
+    assert_eq!(lock.value("licences").unwrap().get().await.unwrap(), None);
+}

@@ -120,3 +120,32 @@ async fn many_values_come_and_go() {
         assert_eq!(lock.value(format!("{round}:7")).unwrap().get().await.unwrap(), None);
     }
 }
+
+/// One store is enough: nobody has to keep the locker beside it.
+#[tokio::test]
+async fn a_value_keeps_its_locker() {
+    let value = connect("memory:").await.unwrap().value("job").unwrap();
+    value.set("x", MINUTE).await.unwrap();
+    tokio::task::yield_now().await;
+    assert_eq!(value.get().await.unwrap().as_deref(), Some("x"));
+}
+
+/// The store knows both holds by one nonce, if one was handed to the next: so it is not, while that may be confused.
+#[tokio::test(start_paused = true)]
+async fn a_late_update_is_not_the_next_holders() {
+    let (lock, faults, _) = faulty();
+    let first = lock.key("job").acquire().await.unwrap();
+    let next = tokio::spawn({
+        let lock = lock.clone();
+        async move { lock.acquire("job").await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    faults.next(Op::Renew, Fault::Straggle(Duration::from_secs(1)));
+    let late = first.update("half", Duration::from_secs(30)).await;
+    assert!(matches!(late, Err(LockError::Backend(_))), "{late:?}");
+    drop(first);
+    let second = next.await.unwrap().unwrap();
+    second.update("done", MINUTE).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(value(&lock).await.as_deref(), Some("done"));
+}
