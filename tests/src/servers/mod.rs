@@ -17,6 +17,8 @@ pub use self::{
 };
 
 use std::{
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    iter,
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -33,8 +35,9 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 /// If there is none.
 #[must_use]
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
+    // Below those that the system gives to outgoing connections: one of them may be taken before a server binds it.
+    let candidate = || 10_000 + u16::try_from(RandomState::new().build_hasher().finish() % 22_000).unwrap_or(0);
+    iter::repeat_with(candidate).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a port")
 }
 
 /// Starts a program; one that is missing fails with the name of its package.
