@@ -2,9 +2,9 @@
 
 use std::{
     error::Error,
-    hint::black_box,
+    hint::{self, black_box},
     sync::{
-        Arc, Barrier,
+        Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -77,14 +77,18 @@ impl<S: Subject> Entrant for Named<S> {
 
     fn uncontended(&self, Walk { threads, keys, cycles }: Walk) -> Result<f64, Failure> {
         // A thread and a runtime for each walker: left to one scheduler, two tasks may well share a thread.
-        let start = Barrier::new(threads);
+        let started = AtomicUsize::new(0);
         let per_thread = std::thread::scope(|scope| {
             let walkers: Vec<_> = (0..threads)
                 .map(|thread| {
-                    let start = &start;
+                    let started = &started;
                     scope.spawn(move || -> Result<Duration, Failure> {
                         let runtime = Builder::new_current_thread().enable_time().build();
-                        start.wait();
+                        // Not asleep: woken on one processor they would walk one after the other.
+                        started.fetch_add(1, Ordering::AcqRel);
+                        while started.load(Ordering::Acquire) < threads {
+                            hint::spin_loop();
+                        }
                         let walk = walk(self.subject.clone(), slots(keys, thread, threads), cycles);
                         // Spawned, not blocked on: library code may look at the task it runs in.
                         runtime?.block_on(async { Ok(tokio::spawn(walk).await?) })

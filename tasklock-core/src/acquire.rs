@@ -11,7 +11,9 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     Applied, Attempt, BackendError, Busy, Claim, Grant, Guard, Holder, Intent, Key, LockError, Mono, Nonce, Observed,
-    Request, Wait, Wake, WakeBy, current,
+    Request, Wait, Wake, WakeBy,
+    core_ref::CoreRef,
+    current,
     handoff::Reserve,
     lease::{self, Hold},
     lock::{BoxFuture, StepResult},
@@ -20,7 +22,7 @@ use crate::{
     release,
     retry::{Pauses, RetryPolicy},
     runtime::InRuntime,
-    shared::{Core, Shared},
+    shared::Shared,
 };
 
 /// When to ask again if neither the store nor the attempt says.
@@ -34,7 +36,7 @@ pub(crate) const ERROR_PAUSES: RetryPolicy =
     RetryPolicy::exponential(Duration::from_millis(20), Duration::from_secs(1));
 
 /// Acquires `key`.
-pub(crate) async fn acquire(core: &Arc<Core>, key: Key, options: &Options) -> Result<Guard, LockError> {
+pub(crate) async fn acquire(core: &CoreRef, key: Key, options: &Options) -> Result<Guard, LockError> {
     // A loop over a free lock must let other tasks run, too.
     tokio::task::coop::consume_budget().await;
     match at_once(core, key, options)? {
@@ -50,7 +52,7 @@ enum AtOnce<'a> {
 }
 
 /// What can be done without waiting for anything; on a backend in memory, nearly always all of it.
-fn at_once<'a>(core: &Arc<Core>, key: Key, options: &'a Options) -> Result<AtOnce<'a>, LockError> {
+fn at_once<'a>(core: &CoreRef, mut key: Key, options: &'a Options) -> Result<AtOnce<'a>, LockError> {
     let shared = &core.shared;
     shared.check_open()?;
     let intent = if options.is_try() { Intent::Try } else { Intent::Wait };
@@ -59,10 +61,13 @@ fn at_once<'a>(core: &Arc<Core>, key: Key, options: &'a Options) -> Result<AtOnc
     }
     let now = shared.clock.now();
     if shared.queue.as_ref().is_none_or(|queue| queue.is_quiet(&key)) {
-        if let Some(young) = shared.nursery.acquire(shared, &key, options, now) {
-            let guard = Guard::young(core.clone(), young);
-            shared.check_open()?;
-            return Ok(AtOnce::Granted(guard));
+        match shared.nursery.acquire(shared, key, options, now) {
+            Ok(young) => {
+                let guard = Guard::young(core.clone(), young);
+                shared.check_open()?;
+                return Ok(AtOnce::Granted(guard));
+            }
+            Err(refused) => key = refused,
         }
     }
     in_turn(core, key, options, intent, now)
@@ -70,7 +75,7 @@ fn at_once<'a>(core: &Arc<Core>, key: Key, options: &'a Options) -> Result<AtOnc
 
 /// The same for what has to stand in line, or to ask a store that is not in memory.
 fn in_turn<'a>(
-    core: &Arc<Core>,
+    core: &CoreRef,
     key: Key,
     options: &'a Options,
     intent: Intent,
@@ -119,7 +124,7 @@ pub(crate) struct Times {
 
 /// The guard for a grant.
 pub(crate) fn accept(
-    core: &Arc<Core>,
+    core: &CoreRef,
     place: Option<Place>,
     request: Request,
     unsettled: bool,
@@ -144,7 +149,7 @@ pub(crate) fn accept(
 
 /// An acquisition that others of this process are before. Dropped, it leaves the line, and nothing at the store.
 struct Standing {
-    core: Arc<Core>,
+    core: CoreRef,
     place: Place,
     key: Key,
     started: Mono,
@@ -233,7 +238,7 @@ impl Standing {
 
 /// An acquisition that was not granted at once. Dropped, it leaves nothing at the store.
 struct Pursuit {
-    core: Arc<Core>,
+    core: CoreRef,
     place: Option<Place>,
     request: Request,
     started: Mono,
@@ -262,7 +267,7 @@ struct Pursuit {
 impl Pursuit {
     /// For one that may ask the store, and may have done so.
     fn new(
-        core: &Arc<Core>,
+        core: &CoreRef,
         place: Option<Place>,
         request: Request,
         started: Mono,

@@ -207,7 +207,7 @@ impl LockerBuilder {
             redact: self.redact,
         });
         runtime.spawn(Keeper::new(shared.clone()).run(watched));
-        Ok(Locker::from_core(Arc::new(Core { shared, prefix, options: self.options, _alive: alive })))
+        Ok(Locker::from_core(Core { shared, prefix, options: self.options, _alive: alive }))
     }
 }
 

@@ -8,13 +8,8 @@ use std::{
 };
 
 use crate::{
-    FencingToken, Key, Lease, LockError, Mono, Ttl, keeper,
-    lease::Hold,
-    nursery::Young,
-    release::Driven,
-    runtime::InRuntime,
-    shared::{Core, Shared},
-    values,
+    FencingToken, Key, Lease, LockError, Mono, Ttl, core_ref::CoreRef, keeper, lease::Hold, nursery::Young,
+    release::Driven, runtime::InRuntime, shared::Shared, values,
 };
 
 /// A held lock; dropping it gives it back. `'static` and `Send`: it may move to another task.
@@ -27,7 +22,7 @@ use crate::{
 /// (`mem::forget`) is renewed for as long as its locker lives, unless it has a maximum hold.
 #[must_use = "dropping the guard releases the lock"]
 pub struct Guard {
-    core: Arc<Core>,
+    core: CoreRef,
     hold: Held,
     armed: bool,
     /// Whether it was given back before its minimum hold was over, and has waited for that.
@@ -52,11 +47,11 @@ pub enum ReleaseOutcome {
 }
 
 impl Guard {
-    pub(crate) fn new(core: Arc<Core>, hold: Arc<Hold>) -> Self {
+    pub(crate) fn new(core: CoreRef, hold: Arc<Hold>) -> Self {
         Guard { core, hold: Held::Grown(Lease(hold)), armed: true, kept_back: false }
     }
 
-    pub(crate) fn young(core: Arc<Core>, young: Young) -> Self {
+    pub(crate) fn young(core: CoreRef, young: Young) -> Self {
         Guard { core, hold: Held::Young { young, lease: OnceLock::new() }, armed: true, kept_back: false }
     }
 

@@ -35,6 +35,7 @@ pub mod blocking;
 mod builder;
 mod capabilities;
 mod clock;
+mod core_ref;
 mod current;
 mod encode;
 mod erased;

@@ -4,7 +4,12 @@ use std::{fmt, future::Future, sync::Arc};
 
 use crate::{
     AllKeys, AnyKey, AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockValue, LockerBuilder,
-    Pool, ReentrantKey, RwKey, Semaphore, acquire::acquire, blocking, runtime::InRuntime, shared::Core,
+    Pool, ReentrantKey, RwKey, Semaphore,
+    acquire::acquire,
+    blocking,
+    core_ref::{CoreRef, CoreRefs},
+    runtime::InRuntime,
+    shared::Core,
 };
 
 /// Locks by name, over some backend. Cheap to clone; one type whatever the backend.
@@ -32,7 +37,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct Locker {
-    core: Arc<Core>,
+    cores: Arc<CoreRefs>,
 }
 
 impl Locker {
@@ -50,8 +55,8 @@ impl Locker {
         LockerBuilder::new(Arc::new(backend))
     }
 
-    pub(crate) fn from_core(core: Arc<Core>) -> Self {
-        Locker { core }
+    pub(crate) fn from_core(core: Core) -> Self {
+        Locker { cores: Arc::new(CoreRefs::new(core)) }
     }
 
     /// Acquires `key`, waiting as long as this locker's settings allow: by default for ever, with a warning in the log
@@ -68,8 +73,8 @@ impl Locker {
     /// Dropped at any point it leaves nothing: no holder, no place in the queue. A call to the store that is under way
     /// is driven to its answer in the background and what it got is given back; the place in the queue is lost.
     pub async fn acquire(&self, key: impl IntoKey) -> Result<Guard, LockError> {
-        let key = key.into_key_in(&self.core.prefix)?;
-        acquire(&self.core, key, &self.core.options).await
+        let core = self.core();
+        acquire(core, key.into_key_in(&core.prefix)?, &core.options).await
     }
 
     /// Acquires `key` if it is free; `None` if somebody else has it. An outage is an error, not a `None`.
@@ -150,7 +155,7 @@ impl Locker {
     ///
     /// A name that no lock can have is told by whatever is called on it.
     pub fn key(&self, key: impl IntoKey) -> KeyLock {
-        KeyLock::new(Ok(self.clone()), key.into_key_in(&self.core.prefix))
+        KeyLock::new(Ok(self.clone()), key.into_key_in(&self.core().prefix))
     }
 
     /// `key` as a read-write lock: any number of readers together, or one writer alone.
@@ -216,7 +221,7 @@ impl Locker {
     ///
     /// [`LockError::Unsupported`] if the backend has no pools; [`LockError::InvalidKey`].
     pub fn pool(&self, name: impl IntoKey) -> Result<Pool, LockError> {
-        Pool::new(self, name.into_key_in(&self.core.prefix)?)
+        Pool::new(self, name.into_key_in(&self.core().prefix)?)
     }
 
     /// The same locks for synchronous code.
@@ -228,7 +233,7 @@ impl Locker {
     /// What the backend can do.
     #[must_use]
     pub fn capabilities(&self) -> &Capabilities {
-        self.core.shared.backend.capabilities()
+        self.core().shared.backend.capabilities()
     }
 
     /// Whether the store answers: for readiness checks.
@@ -241,13 +246,13 @@ impl Locker {
     ///
     /// Dropping it costs nothing.
     pub async fn ping(&self) -> Result<(), LockError> {
-        self.core.shared.ask(self.core.shared.backend.ping()).await
+        self.core().shared.ask(self.core().shared.backend.ping()).await
     }
 
     /// What this locker has in hand just now: for metrics, and for tests that nothing stays behind.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let shared = &self.core.shared;
+        let shared = &self.core().shared;
         Stats {
             held: shared.held(),
             queued_keys: shared.queue.as_ref().map_or(0, crate::queue::Queue::len),
@@ -267,7 +272,7 @@ impl Locker {
     ///
     /// Dropped, the releases go on in the background.
     pub async fn shutdown(&self) -> Drained {
-        let shared = self.core.shared.clone();
+        let shared = self.core().shared.clone();
         let lost = shared.close();
         let end = async {
             let leaving = async {
@@ -285,8 +290,8 @@ impl Locker {
         Drained { lost: lost.len(), left: lost.iter().filter(|hold| !hold.is_unguarded()).count() }
     }
 
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
+    pub(crate) fn core(&self) -> &CoreRef {
+        self.cores.mine()
     }
 }
 
@@ -314,6 +319,6 @@ pub struct Drained {
 
 impl fmt::Debug for Locker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Locker").field("backend", &self.core.shared.backend).finish_non_exhaustive()
+        f.debug_struct("Locker").field("backend", &self.core().shared.backend).finish_non_exhaustive()
     }
 }

@@ -62,19 +62,22 @@ impl Nursery {
         nursery
     }
 
-    /// A hold of `key` alone, if nobody holds or awaits it and these settings are those of the locker.
-    pub(crate) fn acquire(&self, shared: &Shared, key: &Key, options: &Options, now: Mono) -> Option<Young> {
-        let store = self.store.as_ref()?;
+    /// A hold of `key` alone, if nobody holds or awaits it and these settings are those of the locker; else the key.
+    pub(crate) fn acquire(&self, shared: &Shared, key: Key, options: &Options, now: Mono) -> Result<Young, Key> {
+        let Some(store) = &self.store else { return Err(key) };
         let same = options.ttl == self.options.ttl && options.renew == self.options.renew;
         if !same || options.mode != Mode::Exclusive || options.bounds_its_hold() {
-            return None;
+            return Err(key);
         }
-        let mut young = Young { key: key.clone(), nonce: Nonce::fresh(), token: FencingToken::NONE, since: now };
+        let mut young = Young { key, nonce: Nonce::fresh(), token: FencingToken::NONE, since: now };
         let until = self.options.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl));
-        young.token = store.take_young(&young, until, &options.owner, self.id)?;
+        match store.take_young(&young, until, &options.owner, self.id) {
+            Some(token) => young.token = token,
+            None => return Err(young.key),
+        }
         shared.registry.wake_by(self.due(now));
-        shared.acquired(key, young.token, Duration::ZERO);
-        Some(young)
+        shared.acquired(&young.key, young.token, Duration::ZERO);
+        Ok(young)
     }
 
     /// Gives it back, unless it has grown up or is gone.

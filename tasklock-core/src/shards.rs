@@ -9,17 +9,18 @@ use crate::Key;
 
 /// Independent parts, each behind its own lock and in its own cache lines.
 #[derive(Debug)]
-pub(crate) struct Shards<T>(Box<[Shard<T>]>);
+pub(crate) struct Shards<T>(Box<[Padded<Mutex<T>>]>);
 
+/// In cache lines of its own.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Shard<T>(Mutex<T>);
+pub(crate) struct Padded<T>(pub(crate) T);
 
 const SHARDS: usize = 64;
 
 impl<T> Shards<T> {
     pub(crate) fn new(make: impl Fn() -> T) -> Self {
-        Shards((0..SHARDS).map(|_| Shard(Mutex::new(make()))).collect())
+        Shards((0..SHARDS).map(|_| Padded(Mutex::new(make()))).collect())
     }
 
     /// The part that `key` belongs to.

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     BackendError, Clock, FencingToken, Guard, Key, LockError, LossReason, Mono, Nonce, Observed, Observer,
     ReleaseOutcome, Released,
+    core_ref::CoreRef,
     erased::DynLock,
     key::Prefix,
     lease::{Hold, Phase},
@@ -323,9 +324,9 @@ impl Shared {
     }
 }
 
-impl Core {
+impl CoreRef {
     /// A grant turned into a guard.
-    pub(crate) fn guard(self: &Arc<Self>, hold: Hold) -> Guard {
+    pub(crate) fn guard(&self, hold: Hold) -> Guard {
         let hold = Arc::new(hold);
         self.shared.register(&hold);
         self.shared.catch_up(&hold);

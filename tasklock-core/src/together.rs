@@ -1,25 +1,25 @@
 //! From several keys to their guards: all of them, or none.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{future::pending, time::Duration};
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     Applied, BackendError, Claim, Guard, Guards, Intent, Key, LockError, Mono, Nonce, Request, Together, Wait,
     acquire::{self, ERROR_PAUSES, LEAST_CALL_BOUND, TRY_ATTEMPTS, Times, acquire},
+    core_ref::CoreRef,
     current, join,
     lock::{BoxFuture, StepResult},
     options::Options,
     release,
     runtime::InRuntime,
-    shared::Core,
 };
 
 /// The least that is left to wait for the next one, or its call would be a try.
 const LEAST_WAIT: Duration = Duration::from_millis(1);
 
 /// Acquires all of `keys`, which are sorted and each there once, or none of them.
-pub(crate) async fn acquire_all(core: &Arc<Core>, keys: &[Key], options: &Options) -> Result<Guards, LockError> {
+pub(crate) async fn acquire_all(core: &CoreRef, keys: &[Key], options: &Options) -> Result<Guards, LockError> {
     let shared = &core.shared;
     shared.check_open()?;
     let would_wait = |key: &&Key| !options.is_try() && current::would_wait_for_itself(shared, key, options.mode);
@@ -39,7 +39,7 @@ pub(crate) async fn acquire_all(core: &Arc<Core>, keys: &[Key], options: &Option
 }
 
 /// One after the other, in an order that is everybody's: so of those who want the same keys one always gets on.
-async fn one_by_one(core: &Arc<Core>, keys: &[Key], options: &Options, started: Mono) -> Result<Guards, LockError> {
+async fn one_by_one(core: &CoreRef, keys: &[Key], options: &Options, started: Mono) -> Result<Guards, LockError> {
     let clock = core.shared.clock;
     let mut options = options.clone();
     let give_up = give_up(&options, started);
@@ -73,7 +73,7 @@ fn give_up(options: &Options, started: Mono) -> Option<Mono> {
 
 /// The attempt to take all in one step of the store. Dropped, it leaves nothing there.
 struct InOneStep {
-    core: Arc<Core>,
+    core: CoreRef,
     requests: Vec<Request>,
     started: Mono,
     /// Whether there may be anything to give back.
@@ -85,7 +85,7 @@ struct InOneStep {
 }
 
 impl InOneStep {
-    fn new(core: &Arc<Core>, keys: &[Key], options: &Options, started: Mono) -> Self {
+    fn new(core: &CoreRef, keys: &[Key], options: &Options, started: Mono) -> Self {
         let request = |key: &Key| {
             let (nonce, owner) = (Nonce::fresh(), options.owner.clone());
             let request = Request::new(key.clone(), nonce, options.ttl, Intent::Try, owner, started);
