@@ -435,9 +435,9 @@ impl Pursuit {
         let (key, now) = (&self.request.key, self.core.shared.clock.now());
         let sighting = busy.holder.clone().map(|holder| (now, holder));
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = sighting;
-        // Neither a try that was answered nor a poll of a store without a queue has left anything to withdraw.
-        self.left_nothing =
-            self.request.intent == Intent::Try || self.core.shared.backend.capabilities().keeps_no_queue();
+        // Neither a try that was answered nor a poll of a store that notes nobody has left anything to withdraw.
+        self.left_nothing = self.request.intent == Intent::Try
+            || (self.core.shared.backend.capabilities().keeps_no_queue() && !busy.noted);
         if self.request.intent == Intent::Try {
             return Err(LockError::Held { key: key.clone(), holder: busy.holder.clone() });
         }

@@ -182,19 +182,30 @@ pub struct Busy {
     pub holder: Option<Arc<Holder>>,
     /// How many stand before this request.
     pub position: Option<u32>,
+    /// Whether the store knows who asked as one that waits, though it is polled and keeps no order: then it is told when
+    /// that one no longer does.
+    pub noted: bool,
 }
 
 impl Busy {
     /// Held by this one, if known; ask again after so long, if known.
     #[must_use]
     pub fn new(holder: Option<Arc<Holder>>, retry_in: Option<Duration>) -> Self {
-        Busy { retry_in, holder, position: None }
+        Busy { retry_in, holder, position: None, noted: false }
     }
 
     /// With so many before this request.
     #[must_use]
     pub fn position(mut self, position: u32) -> Self {
         self.position = Some(position);
+        self
+    }
+
+    /// Who asked is noted as one that waits, if it said so: its release is to be sent when it no longer does. Only for a
+    /// store that is polled and keeps no order; others know who waits anyway.
+    #[must_use]
+    pub fn noted(mut self, noted: bool) -> Self {
+        self.noted = noted;
         self
     }
 }

@@ -5,7 +5,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -305,6 +305,37 @@ async fn a_waiter_is_told() {
         again.intent = Intent::Poll { attempt: 1 };
         granted(&there, &again).await;
         assert!(matches!(there.release(&Claim::of(&waits)).await, Ok(Released::Released)));
+    }
+}
+
+/// A client whose tasks want it again and again lets another have it in between, however often that is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_keeps_it_from_the_others() {
+    let quorum = RedisQuorum::start("").await;
+    let (hot, other) = (locker(&quorum).await, locker(&quorum).await);
+    let (taken, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (hot, taken, done) = (hot.clone(), taken.clone(), done.clone());
+        tasks.spawn(async move {
+            while !done.load(Ordering::SeqCst) {
+                hot.acquire("job").await.unwrap().release().await.unwrap();
+                taken.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+    }
+    eventually("it is hot", async || taken.load(Ordering::SeqCst) > 20).await;
+    let mut passed_over = 0;
+    for _ in 0..100 {
+        let before = taken.load(Ordering::SeqCst);
+        soon("the other has it", other.acquire("job")).await.unwrap().release().await.unwrap();
+        passed_over += u32::from(taken.load(Ordering::SeqCst) > before + 2);
+    }
+    // Without turns it is one in three.
+    assert!(passed_over < 15, "{passed_over} times of 100 more than two came before it");
+    done.store(true, Ordering::SeqCst);
+    while let Some(task) = soon("everybody ends", tasks.join_next()).await {
+        task.unwrap();
     }
 }
 

@@ -9,9 +9,10 @@ use tasklock_tests::{
 const SCRIPT: &str = include_str!("../../tasklock-redis/src/scripts/quorum.lua");
 const TTL: u64 = 20_000;
 const LONGEST: u64 = 60_000;
-/// Two acquisitions, and a client.
+/// Three acquisitions, and a client.
 const A: &str = "000000000000000000000000000000aa";
 const B: &str = "000000000000000000000000000000bb";
+const C: &str = "000000000000000000000000000000cc";
 const CLIENT: &str = "00112233445566778899aabbccddeeff";
 
 /// One node, and steps on one lock as they are sent to it.
@@ -53,7 +54,12 @@ impl Node {
     ) -> Said {
         let mut call = redis::cmd("EVAL");
         call.arg(SCRIPT).arg(1).arg("{job}:1:vote").arg(self.longest).arg(self.durable);
-        let (client, since) = if matches!(what, "wait" | "poll" | "leave") { (CLIENT, 7) } else { ("", 0) };
+        // Which no longer waits, if it drops what it has.
+        let (what, client, since) = match what {
+            "wait" | "poll" | "leave" => (what, CLIENT, ballot),
+            "forgo" => ("drop", CLIENT, 0),
+            what => (what, "", 0),
+        };
         call.arg(what).arg(nonce).arg(ballot).arg(ttl).arg("1 host app me").arg(client).arg(since);
         said(call.query_async(connection).await.unwrap())
     }
@@ -332,6 +338,35 @@ async fn a_hint_goes_to_one_who_waits() {
     node.expire().await;
     assert_eq!(node.step("poll", B, 14).await, Said::Yes);
     assert!(waiters().await.is_empty(), "it waits no more");
+}
+
+/// Else one that takes the lock again and again is always there before whoever was told that it is free.
+#[tokio::test]
+async fn whoever_is_told_comes_first_for_a_while() {
+    let node = Node::new().await;
+    let whose = async || node.server.ask::<Option<String>>(&["GET", "{job}:1:next"]).await;
+    let mut inbox = redis::Client::open(node.server.url()).unwrap().get_async_pubsub().await.unwrap();
+    inbox.subscribe(format!("tasklock:1:inbox:{CLIENT}")).await.unwrap();
+    assert_eq!(node.step("try", A, 10).await, Said::Yes);
+    assert_eq!(node.step("wait", B, 11).await, held(A, 10));
+    assert_eq!(node.step("leave", A, 10).await, Said::Yes);
+    assert_eq!(whose().await.as_deref(), Some(B));
+    let ttl: i64 = node.server.ask(&["PTTL", "{job}:1:next"]).await;
+    assert!((0..=500).contains(&ttl), "a turn ends: {ttl}");
+    let _: i64 = node.server.ask(&["PEXPIRE", "{job}:1:next", "60000"]).await;
+    assert_eq!(node.step("leave", A, 10).await, Said::No);
+    assert_eq!(whose().await.as_deref(), Some(B), "a release that is repeated ends no turn");
+    assert_eq!(node.step("wait", A, 12).await, low(10), "it is not its turn");
+    assert_eq!(node.step("poll", B, 13).await, Said::Yes);
+    assert_eq!(whose().await, None, "it was taken");
+    // The one before waits by now. If it no longer does, it is the next one's turn.
+    assert_eq!(node.step("wait", C, 14).await, held(B, 13));
+    assert_eq!(node.step("leave", B, 13).await, Said::Yes);
+    assert_eq!(whose().await.as_deref(), Some(A));
+    assert_eq!(node.step("forgo", A, 12).await, Said::No);
+    assert_eq!(whose().await.as_deref(), Some(C));
+    // Who renews what a majority has confirmed need not wait for its turn.
+    assert_eq!(node.step("renew", A, 15).await, Said::Yes);
 }
 
 /// Without the right to publish a release is a release all the same.

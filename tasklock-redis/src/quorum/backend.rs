@@ -336,12 +336,12 @@ impl AsyncLock for QuorumLock {
                     Err(error)
                 }
                 Verdict::Busy(busy) => {
-                    asking.refused(self.clock.now());
-                    Ok(Attempt::Busy(busy))
+                    asking.refused(self.clock.now(), waits);
+                    Ok(Attempt::Busy(busy.noted(waits)))
                 }
                 _ => {
-                    asking.refused(self.clock.now());
-                    Ok(Attempt::Busy(tally.contended(ballot.number)))
+                    asking.refused(self.clock.now(), waits);
+                    Ok(Attempt::Busy(tally.contended(ballot.number).noted(waits)))
                 }
             };
         }

@@ -195,11 +195,11 @@ impl Asking<'_> {
         self.with(|try_| try_.unknown = true);
     }
 
-    /// It was given up, and nobody will release it.
-    pub(super) fn refused(self, now: Mono) {
+    /// It was given up, and nobody will release it, unless it waits.
+    pub(super) fn refused(self, now: Mono, waits: bool) {
         let mut known = self.tries.known();
         known.refused.push_back((now, self.nonce, self.attempt));
-        if known.tries.get(&self.nonce).is_some_and(|try_| !try_.unknown && !try_.ended) {
+        if !waits && known.tries.get(&self.nonce).is_some_and(|try_| !try_.unknown && !try_.ended) {
             known.tries.remove(&self.nonce);
         }
     }
@@ -283,7 +283,7 @@ mod tests {
         let asking = begin(&tries, nonce);
         assert!(tries.begin(nonce, 0, NOW, Arc::default).unwrap_err().is_retryable());
         drop(asking);
-        begin(&tries, nonce).refused(NOW);
+        begin(&tries, nonce).refused(NOW, false);
         assert_eq!(tries.len(), 0, "a refusal leaves nothing");
     }
 
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn a_copy_of_a_request_that_was_refused_takes_nothing() {
         let (tries, nonce) = (Tries::default(), Nonce::fresh());
-        begin(&tries, nonce).refused(NOW);
+        begin(&tries, nonce).refused(NOW, false);
         assert!(tries.begin(nonce, 0, NOW, Arc::default).unwrap_err().is_retryable());
         assert!(tries.begin(nonce, 1, NOW, Arc::default).is_ok(), "the next request of the same nonce");
         assert!(tries.begin(nonce, 0, NOW.after(JUST_REFUSED), Arc::default).is_ok());

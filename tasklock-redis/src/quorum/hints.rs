@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tasklock_core::Nonce;
@@ -19,8 +20,20 @@ pub(super) struct Hints {
 struct Waiter {
     /// The nodes that have told it, a bit each.
     told: u64,
-    enough: Arc<Notify>,
+    bells: Arc<Bells>,
 }
+
+#[derive(Debug, Default)]
+struct Bells {
+    /// The first node has told it.
+    some: Notify,
+    /// A majority has.
+    enough: Notify,
+}
+
+/// How long after the first node has told it a waiter looks again though no majority has: nodes need not agree on who has
+/// waited for longest, and none of those they chose is to wait for the others' votes.
+const GRACE: Duration = Duration::from_millis(20);
 
 impl Hints {
     pub(super) fn new(majority: usize) -> Self {
@@ -34,16 +47,24 @@ impl Hints {
             waiter.told |= 1 << node;
             if waiter.told.count_ones() as usize >= self.majority {
                 waiter.told = 0;
-                waiter.enough.notify_one();
+                waiter.bells.enough.notify_one();
+            } else {
+                waiter.bells.some.notify_one();
             }
         }
     }
 
-    /// Until a majority of the nodes has told this nonce.
+    /// Until a majority of the nodes has told this nonce, or some have and no more do.
     pub(super) async fn wait(&self, nonce: Nonce) {
-        let enough = self.waiters().entry(nonce).or_default().enough.clone();
+        let bells = self.waiters().entry(nonce).or_default().bells.clone();
         let _waiting = Waiting { hints: self, nonce };
-        enough.notified().await;
+        tokio::select! {
+            () = bells.enough.notified() => {}
+            () = async {
+                bells.some.notified().await;
+                tokio::time::sleep(GRACE).await;
+            } => {}
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -68,7 +89,7 @@ impl Drop for Waiting<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::{pin::pin, time::Duration};
+    use std::pin::pin;
 
     use super::*;
     use crate::layout::Client;
@@ -84,7 +105,14 @@ mod tests {
             hints.deliver(0, &message);
             assert!(tokio::time::timeout(Duration::ZERO, wait.as_mut()).await.is_err(), "one node, twice");
             hints.deliver(2, &message);
+            let start = tokio::time::Instant::now();
             wait.await;
+            assert_eq!(start.elapsed(), Duration::ZERO);
+            let mut wait = pin!(hints.wait(nonce));
+            assert!(tokio::time::timeout(Duration::ZERO, wait.as_mut()).await.is_err());
+            hints.deliver(0, &message);
+            wait.await;
+            assert_eq!(start.elapsed(), GRACE, "one node, and no more");
         }
         assert_eq!(hints.len(), 0);
         for message in ["", "freed", "freed x", "granted x.1", &message] {

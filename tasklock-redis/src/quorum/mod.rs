@@ -2,13 +2,14 @@
 //!
 //! # Layout
 //!
-//! The same at each node; three keys a lock, kept together by the hash tag of its name, and one a node:
+//! The same at each node; four keys a lock, kept together by the hash tag of its name, and one a node:
 //!
 //! | key | what | ttl |
 //! |---|---|---|
 //! | `{prefix:name}:1:vote` | `nonce ballot since names`: whom the node has voted for | the lease's |
 //! | `{prefix:name}:1:ballots` | the highest ballot voted for, and the highest that was held and has ended | 30 days |
 //! | `{prefix:name}:1:waiters` | who waits, by the ballot since which: only to be told | 60 s from the last request |
+//! | `{prefix:name}:1:next` | the nonce that was told, whose turn it is | 0.5 s |
 //! | `tasklock:1:boot` | `run longest since floor`: in which life of the server the mark was set, the longest ttl that anybody asks for, since when the node has not voted (0: it has forgotten nothing), and what its counters begin at | none |
 //!
 //! # Protocol
@@ -32,7 +33,9 @@
 //! 7. *Quarantine.* A node whose mark is of another life (the `run_id` in `INFO`) or missing may have forgotten votes. It votes for
 //!    nobody for the longest ttl that anybody asks for, neither new nor renewed nor mended, and its counters begin at its clock.
 //! 8. *Waiting.* Core polls, with growing pauses; a release tells the one that waits for longest, which looks again when a
-//!    majority of the nodes has told it. After a split vote pauses are short, and differ.
+//!    majority of the nodes has told it, or soon after some have. A node that has told one votes for nobody else for half a
+//!    second, unless that one no longer waits: so whoever takes a lock again and again lets the others have it in between.
+//!    After a split vote pauses are short, and differ.
 //!
 //! # Cost
 //!

@@ -129,12 +129,18 @@ pub(super) struct Standing {
     pub(super) counter: u64,
     /// Of whoever has the vote, if anyone has.
     pub(super) record: String,
+    /// How long the vote lasts; if there is none, for how long it is another's turn.
     pub(super) left: Duration,
     /// The node's time in milliseconds.
     pub(super) now: u64,
 }
 
 impl Standing {
+    /// Whether no ballot, however high, would be voted for.
+    pub(super) fn is_taken(&self) -> bool {
+        !self.record.is_empty() || !self.left.is_zero()
+    }
+
     /// Nonce and ballot of whoever has the vote.
     pub(super) fn candidate(&self) -> Option<&str> {
         let nonce = self.record.find(' ')?;

@@ -53,7 +53,7 @@ impl Tally {
 
     /// What an attempt has come to, if no more answers come.
     pub(super) fn verdict(&self, ballot: u64) -> Verdict {
-        let held: Vec<&Standing> = self.standing().filter(|standing| !standing.record.is_empty()).collect();
+        let held: Vec<&Standing> = self.standing().filter(|standing| standing.is_taken()).collect();
         if self.votes() >= self.majority {
             return Verdict::Won;
         }
@@ -160,7 +160,9 @@ impl Tally {
         let unseen = self.answers.len() - self.voting();
         let holder = holder(&leader, leader.len()).map(Arc::new);
         let is_fresh = holder.as_ref().and_then(|holder| holder.held).is_some_and(|held| held < FRESH);
-        if leader.len() + unseen < self.majority || leader.len() < self.majority && is_fresh {
+        // Where it is the turn of one who waits, nobody has split anything.
+        let most = leader.len().max(held.iter().filter(|standing| standing.record.is_empty()).count());
+        if most + unseen < self.majority || most < self.majority && is_fresh {
             // Whoever has more votes is to be the first.
             return Busy::new(holder, Some(soon(ballot) / if self.votes() >= leader.len() { 5 } else { 1 }));
         }
@@ -309,6 +311,16 @@ mod tests {
         assert!(three.is_decided() && matches!(three.verdict(1), Verdict::Won));
         assert!(!tally([yes(), yes()]).is_decided());
         assert_eq!(three.may_have_voted(), [0, 2, 3, 4], "the one that has not answered may have voted");
+    }
+
+    /// Where it is another's turn a higher ballot is of no use, and nobody has split the vote: who asks comes back later.
+    #[test]
+    fn anothers_turn_is_waited_for() {
+        let turn = |left| held("", left);
+        let tally = tally([turn(300), turn(310), turn(290), low(8), yes()]);
+        let Verdict::Busy(busy) = tally.verdict(1) else { panic!("{tally:?}") };
+        assert!(busy.holder.is_none());
+        assert_eq!(busy.retry_in, Some(Duration::from_millis(291)));
     }
 
     /// Nodes that are down, or may not vote, say nothing about who holds the lock.

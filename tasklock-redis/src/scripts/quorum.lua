@@ -3,16 +3,17 @@
 --
 -- KEYS, one a step: the vote's. The lock's other keys differ from it in their ends (see layout.rs).
 -- ARGV: the longest ttl in ms, 1 if nothing is ever lost here; then seven a step:
---   what, nonce, ballot, ttl in ms, names of the owner, client that waits (or nothing), since which ballot
+--   what, nonce, ballot, ttl in ms, names of the owner, client that waits (or nothing), since which ballot (0: no longer)
 --
--- An answer: 1, yes; 0, no; {counter, record, ttl left, ms}, no vote, since there is a record or the ballot is not above the
--- counter; {-1, '', ms to go, ms}, no vote, for this node may have forgotten some; {run, ms to go, ms} to `hello`;
+-- An answer: 1, yes; 0, no; {counter, record, ttl left, ms}, no vote, since there is a record, or it is another's turn for so
+-- long, or the ballot is not above the counter; {-1, '', ms to go, ms}, no vote, for this node may have forgotten some; {run, ms to go, ms} to `hello`;
 -- {message}, it failed. A step alone is answered with its own, many with an array of theirs.
 
 local BOOT = 'tasklock:1:boot'
 local INBOX = 'tasklock:1:inbox:'
 local BALLOTS = '2592000000' -- a counter that nobody raised for 30 days is forgotten: clocks have passed it
 local WAITING = '60000'      -- who waits is forgotten so long after the last of them has asked
+local TURN = '500'           -- whoever was told that it is free comes first for so long
 
 local call = redis.call
 local time = call('TIME')
@@ -83,11 +84,20 @@ local function stands(record, counter)
   return { tonumber(counter), record or '', record and call('PTTL', key) or -2, ms }
 end
 
+-- For how long it is another's turn. Without turns one that takes the lock again and again is always there before whoever
+-- was told. They bind nobody but this node's vote, and only for a while.
+local function turn_of_another()
+  local next = call('GET', base .. 'next')
+  return next and next ~= nonce and call('PTTL', base .. 'next') or 0
+end
+
 -- A vote for one who has none here yet.
 local function attempt(record)
   if to_go() > 0 then return { -1, '', to_go(), ms } end
   local voted, ended = counters()
-  if not record and tonumber(ballot) > tonumber(voted) then
+  local turn = not record and what ~= 'renew' and turn_of_another() or 0
+  if not record and turn <= 0 and tonumber(ballot) > tonumber(voted) then
+    call('DEL', base .. 'next')
     if what == 'poll' then call('ZREM', base .. 'waiters', client .. '.' .. nonce) end
     return vote(voted, ended)
   end
@@ -95,16 +105,32 @@ local function attempt(record)
     call('ZADD', base .. 'waiters', waits_since, client .. '.' .. nonce)
     call('PEXPIRE', base .. 'waiters', WAITING)
   end
-  return stands(record, voted)
+  local answer = stands(record, voted)
+  if turn > 0 then answer[3] = turn end
+  return answer
 end
 
--- Who has waited for longest looks again. A hint and no more: it has no place here, and looks by itself anyway. Who may
--- not publish tells nobody.
+-- Who has waited for longest looks again, and it is its turn. It looks by itself anyway. Who may not publish tells
+-- nobody.
 local function tell()
+  if call('GET', base .. 'next') then return end
   for _, member in ipairs(call('ZRANGE', base .. 'waiters', 0, 15)) do
     call('ZREM', base .. 'waiters', member)
     local heard = redis.pcall('PUBLISH', INBOX .. member:sub(1, 32), 'freed ' .. member)
-    if type(heard) ~= 'number' or heard > 0 then return end
+    if heard ~= 0 then
+      if type(heard) == 'number' then call('SET', base .. 'next', member:sub(34), 'PX', TURN) end
+      return
+    end
+  end
+end
+
+-- Who waits no longer is not told, and keeps nobody from the vote.
+local function stop_waiting(is_free)
+  if client == '' then return end
+  call('ZREM', base .. 'waiters', client .. '.' .. nonce)
+  if call('GET', base .. 'next') == nonce then
+    call('DEL', base .. 'next')
+    if is_free then tell() end
   end
 end
 
@@ -140,12 +166,16 @@ function steps.mend(record)
   return vote(voted, ended)
 end
 
--- Gives back what did not become a majority.
-function steps.drop(record) return close(record, false) end
+-- Gives back what did not become a majority. Without a ballot since which it waits, it no longer does.
+function steps.drop(record)
+  local closed = close(record, false)
+  if waits_since == '0' then stop_waiting(not record or closed == 1) end
+  return closed
+end
 
 function steps.leave(record)
   local closed = close(record, true)
-  if client ~= '' then call('ZREM', base .. 'waiters', client .. '.' .. nonce) end
+  stop_waiting(false)
   if not record or closed == 1 then tell() end
   return closed
 end
