@@ -23,6 +23,19 @@ use tasklock::{
 };
 use tracing_subscriber::layer::SubscriberExt as _;
 
+/// Every block of Rust in it is a test; so with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/redis.md")]
+pub mod redis_page {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/redis-quorum.md")]
+pub mod redis_quorum_page {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/redis-topologies.md")]
+pub mod redis_topologies_page {}
+
 /// Waits until something is so, for a minute at most.
 ///
 /// # Panics
