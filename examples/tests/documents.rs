@@ -16,7 +16,7 @@ fn the_guarantees_name_tests_that_exist() {
 #[test]
 fn every_feature_names_its_test() {
     check("docs/features.md");
-    let text = fs::read_to_string(root().join("docs/features.md")).expect("docs/features.md");
+    let text = read("docs/features.md");
     let rows = text.lines().filter_map(|line| {
         let (number, row) = line.strip_prefix("| ")?.split_once(" | ")?;
         Some((number.parse::<usize>().ok()?, row))
@@ -33,16 +33,31 @@ fn every_feature_names_its_test() {
 /// `ARCHITECTURE.md` lists the files of the core.
 #[test]
 fn the_architecture_names_every_file_of_the_core() {
-    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let text = read("ARCHITECTURE.md");
     for entry in fs::read_dir(root().join("tasklock-core/src")).expect("the core's folder") {
         let name = entry.expect("an entry").file_name().into_string().expect("a name in UTF-8");
         assert!(text.contains(&format!("`{name}`")) || !name.ends_with(".rs"), "{name} is not in ARCHITECTURE.md");
     }
 }
 
+/// The blocks of Rust in the documents are compiled, each with the tests of what it is about, and run where they can be.
+#[test]
+fn every_page_with_code_is_a_test() {
+    let members = ["examples", "tests", "tests/dynamodb", "tests/rabbitmq"];
+    let sources = members.map(|member| read(&format!("{member}/src/lib.rs")));
+    let pages = fs::read_dir(root().join("docs")).expect("docs").map(|entry| entry.expect("an entry").file_name());
+    let pages = pages.map(|name| format!("docs/{}", name.into_string().expect("a name in UTF-8")));
+    for page in pages.chain(["README.md".to_owned()]) {
+        let included = sources.iter().filter(|source| source.contains(&format!("/{page}\")]"))).count();
+        assert_eq!(included, 1, "{page} is included by this many members");
+        let skipped = read(&page).lines().any(|line| line.starts_with("```") && line.contains("ignore"));
+        assert!(!skipped, "{page} has a block that nothing compiles");
+    }
+}
+
 /// How many tests the document names, all of which exist.
 fn check(document: &str) -> usize {
-    let text = fs::read_to_string(root().join(document)).unwrap_or_else(|e| panic!("{document}: {e}"));
+    let text = read(document);
     let named = tests_named(&text).inspect(|(file, test)| {
         let found = sources(file).iter().any(|code| *test == "*" || code.contains(&format!("fn {test}(")));
         assert!(found, "{document}: there is no {file}::{test}");
@@ -69,6 +84,10 @@ fn sources(file: &str) -> Vec<String> {
         _ => packages.map(|package| root().join(format!("{package}/tests/{file}.rs"))).into(),
     };
     paths.iter().filter_map(|path| fs::read_to_string(path).ok()).collect()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
 fn root() -> PathBuf {

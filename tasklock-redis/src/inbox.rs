@@ -80,13 +80,15 @@ impl Inbox {
     }
 
     /// The lock was granted in answer to a request. Whoever never stood in the queue is pushed nothing; one that may
-    /// have is kept, or a push that is late would be taken for one that nobody wants.
+    /// have is kept, or a push that is late would be taken for one that nobody wants; should it wait all the same, since
+    /// that answer has not reached it, it is to ask again.
     pub(crate) fn granted(&self, nonce: Nonce, may_have_queued: bool) {
         let mut waiters = self.waiters();
         if !may_have_queued {
             waiters.remove(&nonce);
         } else if let Some(waiter) = waiters.get_mut(&nonce) {
-            (waiter.pushed, waiter.again_at) = (None, None);
+            (waiter.pushed, waiter.again_at) = (None, Some(self.clock.now()));
+            waiter.told.notify_one();
         }
     }
 
@@ -301,6 +303,19 @@ mod tests {
         case.inbox.forget(case.nonce);
         assert_eq!(case.push(2, 5_000), unwanted);
         assert_eq!(case.inbox.len(), 0);
+    }
+
+    /// The store has answered that it holds, and nothing more is pushed: it would wait for its next look by itself.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_what_it_has_asks_again() {
+        let case = case();
+        for may_have_queued in [false, true] {
+            case.inbox.expect(case.nonce, None);
+            case.inbox.found_held(case.nonce, case.clock.now(), 5_000, 1);
+            assert_eq!(case.push(2, 5_000), None);
+            case.inbox.granted(case.nonce, may_have_queued);
+            assert!(matches!(case.told().await, Some(Wake::Retry)), "{may_have_queued}");
+        }
     }
 
     /// Somebody waits behind a place in the queue whose withdrawal got lost.

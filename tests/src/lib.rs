@@ -1,6 +1,7 @@
 //! What the tests of this folder share.
 
 pub mod cancellation;
+pub mod conformance;
 pub mod load;
 pub mod local;
 pub mod pools;
@@ -23,6 +24,19 @@ use tasklock::{
 };
 use tracing_subscriber::layer::SubscriberExt as _;
 
+/// Every block of Rust in it is a test; so with the others.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/redis.md")]
+pub mod redis_page {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/redis-quorum.md")]
+pub mod redis_quorum_page {}
+
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/redis-topologies.md")]
+pub mod redis_topologies_page {}
+
 /// Waits until something is so, for a minute at most.
 ///
 /// # Panics
@@ -35,6 +49,15 @@ pub async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
         }
     };
     assert!(tokio::time::timeout(servers::PATIENCE, so).await.is_ok(), "not so after a minute: {what}");
+}
+
+/// What the future gives, which is not to take more than a minute.
+///
+/// # Panics
+///
+/// If it does.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(servers::PATIENCE, future).await.unwrap_or_else(|_| panic!("not within a minute: {what}"))
 }
 
 /// A store and a locker whose calls to it go wrong on demand.

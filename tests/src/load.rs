@@ -3,9 +3,30 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tasklock::{Fence, Guard, Locker};
-use tokio::{sync::watch, task::JoinSet, time::Duration};
+use tokio::{
+    sync::watch,
+    task::{JoinSet, yield_now},
+    time::Duration,
+};
 
 use crate::{eventually, servers::PATIENCE};
+
+/// So many tasks more take the lock "job" so often each; nobody else has it meanwhile, and no token is lower than one
+/// before.
+pub fn crowd(tasks: &mut JoinSet<()>, lock: &Locker, fence: &Arc<Fence>, count: usize, times: usize) {
+    for _ in 0..count {
+        let (lock, fence) = (lock.clone(), fence.clone());
+        tasks.spawn(async move {
+            for _ in 0..times {
+                let guard = lock.acquire("job").await.expect("the lock");
+                assert!(fence.seen() < guard.fencing_token(), "a token was given twice, or went back");
+                fence.admit(guard.fencing_token()).expect("no token above it");
+                yield_now().await;
+                fence.admit(guard.fencing_token()).expect("nobody else in between");
+            }
+        });
+    }
+}
 
 /// So many tasks, one lock.
 #[derive(Debug)]

@@ -7,7 +7,15 @@ use std::{
 };
 
 use rustix::fs::{FlockOperation, flock};
-use tasklock::{Clock, FileLock, Intent, Key, LocalConfig, Nonce, Owner, Request, SocketLock, Ttl};
+use tasklock::{
+    AsyncLock, Clock, FileLock, Intent, Key, LocalConfig, Locker, Nonce, Owner, Request, SocketLock, Ttl,
+    testing::{Faulty, Op},
+};
+
+use crate::{
+    cancellation::{Scene, drop_everywhere},
+    servers::Folder,
+};
 
 /// Locks on the files of a folder.
 ///
@@ -26,6 +34,29 @@ pub fn files(folder: &Path) -> FileLock {
 /// If the folder will not do.
 pub async fn sockets(folder: &Path) -> SocketLock {
     SocketLock::open(&LocalConfig::new().directory(folder)).await.expect("a directory for locks")
+}
+
+/// Drops an acquisition after each number of polls, on the files of a folder.
+///
+/// # Panics
+///
+/// If anything is left.
+pub async fn drop_everywhere_in_a_folder<B: AsyncLock + Clone>(open: impl AsyncFn(&Path) -> B) {
+    for op in [Op::TryAcquire, Op::Release] {
+        let folder = Folder::new();
+        let store = open(folder.path()).await;
+        let make = async || {
+            let (backend, faults) = Faulty::new(store.clone());
+            let locker = Locker::new(backend).expect("a locker");
+            Scene::new((locker, faults), Locker::new(store.clone()).expect("a locker"))
+        };
+        let is_empty = async |_: &Scene, _| {
+            // Time is paused: what was to come has come.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            is_free(folder.path())
+        };
+        drop_everywhere(make, is_empty, op).await;
+    }
 }
 
 /// A request as a locker would make it.

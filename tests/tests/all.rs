@@ -7,7 +7,7 @@ use tasklock::{
     testing::{self, Fault, Faults, Faulty, Op, poll_times, until_quiet},
 };
 use tasklock_tests::{
-    cancellation::FAULTS,
+    cancellation::{FAULTS, drop_everywhere_in_memory, plan},
     faulty, is_lost,
     local::{files, is_free},
     other,
@@ -199,33 +199,10 @@ async fn a_shutdown_ends_the_wait() {
 /// Dropped after every number of polls, with one of them free, held, or released meanwhile.
 #[tokio::test(start_paused = true)]
 async fn dropped_anywhere_they_leave_nothing() {
-    for held in [None, Some("a"), Some("b"), Some("c")] {
-        for polls in 0..60 {
-            let (lock, faults, store) = faulty();
-            faults.always(Op::TryAcquire, Fault::DelayReply(MS(3)));
-            let blocker = match held {
-                Some(key) => Some(other(&store).acquire(key).await.unwrap()),
-                None => None,
-            };
-            let all = lock.all(["a", "b", "c"]).unwrap();
-            let done = {
-                let mut acquisition = pin!(all.acquire());
-                let first = poll_times(acquisition.as_mut(), polls.min(12)).await;
-                drop(blocker);
-                match first {
-                    Some(outcome) => Some(outcome),
-                    None => poll_times(acquisition, polls.saturating_sub(12)).await,
-                }
-            };
-            let finished = done.map(|outcome| drop(outcome.unwrap())).is_some();
-            until_quiet(&lock).await;
-            assert!(store.is_empty(), "{held:?} {polls}: {store:?}");
-            assert_eq!(lock.stats(), Stats::default(), "{held:?} {polls}");
-            if finished {
-                break;
-            }
-            assert!(polls < 59, "never done");
-        }
+    let keys = ["a", "b", "c"];
+    for held in [&[][..], &["a"], &["b"], &["c"]] {
+        let acquire = async |lock: &Locker| lock.all(keys).unwrap().acquire().await;
+        drop_everywhere_in_memory(Op::TryAcquire, held, acquire).await;
     }
 }
 
@@ -299,11 +276,7 @@ async fn a_step_dropped_anywhere_leaves_nothing() {
         for polls in 0..60 {
             let folder = Folder::new();
             let (lock, faults, _) = in_one_step(&folder);
-            if let Some(fault) = fault {
-                faults.next(Op::TryAcquireAll, fault);
-                faults.skip(Op::TryAcquireAll, 1);
-                faults.next(Op::TryAcquireAll, fault);
-            }
+            plan(&faults, Op::TryAcquireAll, fault);
             let outcome = poll_times(pin!(lock.all(["a", "b"]).unwrap().acquire()), polls).await;
             let done = outcome.map(|outcome| drop(outcome.unwrap())).is_some();
             until_quiet(&lock).await;

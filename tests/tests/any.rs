@@ -3,10 +3,10 @@
 use std::{collections::HashSet, pin::pin, time::Duration};
 
 use tasklock::{
-    LockError, Locker, MemoryLock, Stats, Wait,
-    testing::{Fault, Op, poll_times, until_quiet},
+    LockError, Locker, MemoryLock, Wait,
+    testing::{Fault, Op, until_quiet},
 };
-use tasklock_tests::{faulty, faulty_with, other};
+use tasklock_tests::{cancellation::drop_everywhere_in_memory, faulty, faulty_with, other};
 use tokio::time::timeout;
 
 const S: fn(u64) -> Duration = Duration::from_secs;
@@ -102,36 +102,9 @@ async fn hundreds_can_be_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn dropped_anywhere_it_leaves_nothing() {
-    for (held, op) in [(false, Op::TryAcquire), (true, Op::TryAcquire), (true, Op::Release)] {
-        for polls in 0..80 {
-            let (lock, faults, store) = faulty();
-            faults.always(op, Fault::DelayReply(MS(3)));
-            let there = other(&store);
-            let mut blockers = Vec::new();
-            if held {
-                for key in ["a", "b", "c"] {
-                    blockers.push(there.acquire(key).await.unwrap());
-                }
-            }
-            let done = {
-                let any = lock.any(["a", "b", "c"]).unwrap();
-                let mut acquisition = pin!(any.acquire());
-                let first = poll_times(acquisition.as_mut(), polls.min(15)).await;
-                drop(blockers);
-                match first {
-                    Some(outcome) => Some(outcome),
-                    None => poll_times(acquisition, polls.saturating_sub(15)).await,
-                }
-            };
-            let finished = done.map(|outcome| drop(outcome.unwrap())).is_some();
-            until_quiet(&lock).await;
-            assert!(store.is_empty(), "{held} {polls}: {store:?}");
-            assert_eq!(lock.stats(), Stats::default(), "{held} {polls}");
-            if finished {
-                break;
-            }
-            assert!(polls < 79, "never done");
-        }
+    let keys = ["a", "b", "c"];
+    for (held, slow) in [(&keys[..0], Op::TryAcquire), (&keys, Op::TryAcquire), (&keys, Op::Release)] {
+        drop_everywhere_in_memory(slow, held, async |lock| lock.any(keys).unwrap().acquire().await).await;
     }
 }
 

@@ -1,11 +1,10 @@
 //! Every backend passes the one suite, alone and behind a wrapper that makes it slow, forgetful or repetitive.
 
-use std::time::Duration;
-
 use tasklock::{
     MemoryLock,
-    testing::{Fault, Faulty, Op, conformance},
+    testing::{Fault, Faulty, conformance},
 };
+use tasklock_tests::conformance::{run_late, run_twice};
 
 #[tokio::test(start_paused = true)]
 async fn memory() {
@@ -31,16 +30,9 @@ async fn memory_without_a_fast_path() {
 
 #[tokio::test(start_paused = true)]
 async fn memory_behind_delays() {
-    for fault in [Fault::DelayRequest, Fault::DelayReply] {
+    for delayed in [Fault::DelayRequest, Fault::DelayReply] {
         let store = MemoryLock::new();
-        let make = async || {
-            let (backend, faults) = Faulty::new(store.clone());
-            for op in [Op::TryAcquire, Op::Renew, Op::Release, Op::Value, Op::Change] {
-                faults.always(op, fault(Duration::from_millis(7)));
-            }
-            backend
-        };
-        conformance::run_all(make).await;
+        run_late(delayed, async || store.clone()).await;
         assert!(store.is_empty(), "the suite left {store:?}");
     }
 }
@@ -48,12 +40,6 @@ async fn memory_behind_delays() {
 #[tokio::test(start_paused = true)]
 async fn memory_with_every_acquisition_sent_twice() {
     let store = MemoryLock::new();
-    let make = async || {
-        let (backend, faults) = Faulty::new(store.clone());
-        faults.always(Op::TryAcquire, Fault::Duplicate);
-        faults.always(Op::Renew, Fault::Duplicate);
-        backend
-    };
-    conformance::run_all(make).await;
+    run_twice(async || store.clone()).await;
     assert!(store.is_empty(), "the suite left {store:?}");
 }

@@ -10,10 +10,10 @@ use std::{
 };
 
 use tasklock::{
-    Fairness, Fence, Guard, KeyLock, LockError, Locker, LossReason, MemoryLock, ReleaseOutcome, Renew, Stats, Ttl,
+    Fairness, Guard, KeyLock, LockError, Locker, LossReason, MemoryLock, ReleaseOutcome, Renew, Stats, Ttl,
     testing::{self, Fault, Faults, Op, poll_times, until_quiet},
 };
-use tasklock_tests::{Seen, faulty, faulty_with, is_lost, other};
+use tasklock_tests::{Seen, faulty, faulty_with, is_lost, load::crowd, other};
 use tokio::{
     task::{JoinHandle, JoinSet, yield_now},
     time::{sleep, timeout},
@@ -33,32 +33,27 @@ async fn in_line(lock: &Locker, key: KeyLock) -> JoinHandle<Result<Guard, LockEr
     task
 }
 
+/// What a task in line waited for.
+async fn got(task: JoinHandle<Result<Guard, LockError>>) -> Guard {
+    task.await.unwrap().unwrap()
+}
+
+async fn left_nothing(lock: &Locker, store: &MemoryLock) {
+    until_quiet(lock).await;
+    assert_eq!(lock.stats(), Stats::default());
+    assert!(store.is_empty(), "{store:?}");
+}
+
 /// A guard acquired in line, so that it can be handed on, whatever the backend does in the uncontended case.
 async fn lined(lock: &Locker) -> Guard {
     let gate = lock.acquire("job").await.unwrap();
     let task = in_line(lock, lock.key("job")).await;
     drop(gate);
-    task.await.unwrap().unwrap()
+    got(task).await
 }
 
 fn requests(faults: &Faults) -> usize {
     [Op::TryAcquire, Op::Renew, Op::Release].into_iter().map(|op| faults.count(op)).sum()
-}
-
-/// So many tasks take the lock so often each; nobody else has it meanwhile, and no token is lower than one before.
-fn crowd(tasks: &mut JoinSet<()>, lock: &Locker, fence: &Arc<Fence>, count: usize, times: usize) {
-    for _ in 0..count {
-        let (lock, fence) = (lock.clone(), fence.clone());
-        tasks.spawn(async move {
-            for _ in 0..times {
-                let guard = lock.acquire("job").await.unwrap();
-                assert!(fence.seen() < guard.fencing_token(), "a token was given twice, or went back");
-                fence.admit(guard.fencing_token()).unwrap();
-                yield_now().await;
-                fence.admit(guard.fencing_token()).expect("nobody else in between");
-            }
-        });
-    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,8 +214,7 @@ async fn whoever_does_not_take_it_is_passed_over() {
     drop(guard);
     let guard = timeout(Duration::from_secs(5), hung).await.expect("its turn again").unwrap();
     assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::Released);
-    until_quiet(&lock).await;
-    assert!(store.is_empty());
+    left_nothing(&lock, &store).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -240,8 +234,7 @@ async fn what_is_lost_is_not_handed_on() {
             assert!(other(&store).break_lock("job").await.unwrap());
         }
         drop(timeout(Duration::from_secs(3), next).await.unwrap().unwrap().unwrap());
-        until_quiet(&lock).await;
-        assert!(store.is_empty() && lock.stats() == Stats::default());
+        left_nothing(&lock, &store).await;
     }
 }
 
@@ -253,7 +246,7 @@ async fn a_loss_told_by_nonce_meets_the_hold_of_the_moment() {
     let nonce = faults.calls().iter().rfind(|call| call.op == Op::TryAcquire).unwrap().nonce;
     let next = in_line(&lock, lock.key("job")).await;
     drop(held);
-    let next = next.await.unwrap().unwrap();
+    let next = got(next).await;
     faults.lose(nonce, LossReason::SessionClosed);
     assert_eq!(next.lost().await, LossReason::SessionClosed);
 }
@@ -287,8 +280,7 @@ async fn a_broken_lock_is_fenced_and_soon_given_up() {
     stop.store(1, Ordering::Relaxed);
     drop(theirs);
     tasks.join_all().await;
-    until_quiet(&lock).await;
-    assert!(store.is_empty());
+    left_nothing(&lock, &store).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -331,7 +323,7 @@ async fn a_maximum_hold_is_each_ones_own() {
     let next = in_line(&lock, lock.key("job")).await;
     sleep(MAX - Duration::from_millis(100)).await;
     drop(held);
-    let next = next.await.unwrap().unwrap();
+    let next = got(next).await;
     sleep(MAX - Duration::from_millis(100)).await;
     assert!(next.is_held() && next.remaining() <= Duration::from_millis(100));
     let third = in_line(&lock, lock.key("job")).await;
@@ -340,8 +332,7 @@ async fn a_maximum_hold_is_each_ones_own() {
     assert!(!third.is_finished());
     drop(next);
     drop(timeout(Duration::from_secs(3), third).await.unwrap().unwrap().unwrap());
-    until_quiet(&lock).await;
-    assert!(store.is_empty());
+    left_nothing(&lock, &store).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -365,8 +356,7 @@ async fn a_minimum_hold_is_kept_before_it_is_handed_on() {
         }
     }
     sleep(MIN).await;
-    until_quiet(&lock).await;
-    assert!(store.is_empty());
+    left_nothing(&lock, &store).await;
 }
 
 /// What would not be the same from the store is had from the store.
@@ -387,12 +377,10 @@ async fn another_ttl_or_mode_asks_the_store() {
         assert!(faults.count(Op::TryAcquire) > asked, "not asked");
         drop(held);
         // Whoever comes first.
-        let both = async {
-            tokio::join!(async { drop(next.await.unwrap().unwrap()) }, async { drop(alike.await.unwrap().unwrap()) })
-        };
+        let both =
+            async { tokio::join!(async { drop(got(next).await) }, async { drop(alike.await.unwrap().unwrap()) }) };
         timeout(Duration::from_secs(3), both).await.expect("not stuck");
-        until_quiet(&lock).await;
-        assert!(store.is_empty());
+        left_nothing(&lock, &store).await;
     }
 }
 
@@ -407,7 +395,7 @@ async fn a_lease_without_renewal_begins_anew() {
         sleep(TTL / 2).await;
         let renewals = faults.count(Op::Renew);
         drop(held);
-        held = next.await.unwrap().unwrap();
+        held = got(next).await;
         assert_eq!(faults.count(Op::Renew), renewals + 1);
         assert!(held.remaining() > TTL - Duration::from_millis(100), "{:?}", held.remaining());
     }
@@ -420,7 +408,7 @@ async fn an_extension_is_the_holders_own() {
     held.extend(Duration::from_secs(600)).await.unwrap();
     let next = in_line(&lock, lock.key("job")).await;
     drop(held);
-    let next = next.await.unwrap().unwrap();
+    let next = got(next).await;
     assert!(next.remaining() < Duration::from_secs(31));
     let seen = other(&store).inspect("job").await.unwrap().holder.unwrap();
     assert!(seen.remaining.unwrap() <= Duration::from_secs(31), "{seen}");
@@ -437,7 +425,7 @@ async fn a_lease_that_may_be_cut_is_not_handed_on() {
         faults.next(Op::Renew, fault);
         assert!(poll_times(pin!(held.extend(Duration::from_millis(500))), 3).await.is_none_or(|done| done.is_err()));
         drop(held);
-        let next = next.await.unwrap().unwrap();
+        let next = got(next).await;
         sleep(Duration::from_secs(5)).await;
         assert!(next.is_held() && other(&store).try_acquire("job").await.unwrap().is_none(), "two holders: {fault:?}");
     }
@@ -452,9 +440,8 @@ async fn what_is_over_is_not_handed_on() {
     let next = in_line(&lock, lock.key("job")).await;
     sleep(TTL * 2).await;
     assert_eq!(held.release().await.unwrap(), ReleaseOutcome::AlreadyLost);
-    drop(next.await.unwrap().unwrap());
-    until_quiet(&lock).await;
-    assert!(store.is_empty());
+    drop(got(next).await);
+    left_nothing(&lock, &store).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -464,14 +451,13 @@ async fn a_permanent_lock_is_handed_on() {
     let asked = faults.count(Op::TryAcquire);
     let next = in_line(&lock, lock.key("job")).await;
     drop(held);
-    let next = next.await.unwrap().unwrap();
+    let next = got(next).await;
     assert_eq!(faults.count(Op::TryAcquire), asked);
     assert_eq!(next.remaining(), Duration::MAX);
     sleep(Duration::from_secs(24 * 3600)).await;
     assert!(next.is_held());
     drop(next);
-    until_quiet(&lock).await;
-    assert!(store.is_empty());
+    left_nothing(&lock, &store).await;
 }
 
 /// It is renewed on, whoever has it, and kept for as long as anybody does.
@@ -482,7 +468,7 @@ async fn what_was_handed_on_is_renewed() {
     let next = in_line(&lock, lock.key("job")).await;
     sleep(Duration::from_secs(100)).await;
     drop(held);
-    let next = next.await.unwrap().unwrap();
+    let next = got(next).await;
     sleep(Duration::from_secs(100)).await;
     assert!(next.is_held() && !other(&store).inspect("job").await.unwrap().is_free());
 }
@@ -554,7 +540,7 @@ async fn inspecting_sees_who_has_it_now() {
     let (next, _behind) = (in_line(&lock, lock.key("job")).await, in_line(&lock, lock.key("job")).await);
     assert_eq!(lock.inspect("job").await.unwrap().waiters, Some(2));
     drop(held);
-    let next = next.await.unwrap().unwrap();
+    let next = got(next).await;
     let (here, there) = (lock.inspect("job").await.unwrap(), other(&store).inspect("job").await.unwrap());
     assert_eq!(here.waiters, Some(1));
     assert_eq!(here.holder.unwrap().token, Some(next.fencing_token()));

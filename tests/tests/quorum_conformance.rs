@@ -1,10 +1,12 @@
 //! A quorum of Redis servers passes the one suite, alone, with two of five down, and behind a wrapper that makes it slow,
 //! forgetful or repetitive, and is left empty.
 
-use std::time::Duration;
-
-use tasklock::testing::{Fault, Faulty, Op, conformance};
-use tasklock_tests::{eventually, servers::RedisQuorum};
+use tasklock::testing::{Fault, conformance};
+use tasklock_tests::{
+    conformance::{run_late, run_twice},
+    eventually,
+    servers::RedisQuorum,
+};
 
 /// After everything was given back there are only counters, the mark, who waited a while ago, and whose turn it was; but for
 /// the mark all of it ends.
@@ -40,30 +42,22 @@ async fn quorum_with_threads_and_two_of_five_down() {
 }
 
 #[tokio::test]
-async fn quorum_behind_delays() {
+async fn quorum_behind_late_requests() {
     let quorum = RedisQuorum::start("").await;
-    for fault in [Fault::DelayRequest, Fault::DelayReply] {
-        let make = async || {
-            let (backend, faults) = Faulty::new(quorum.client().await);
-            for op in [Op::TryAcquire, Op::Renew, Op::Release] {
-                faults.always(op, fault(Duration::from_millis(7)));
-            }
-            backend
-        };
-        conformance::run_all(make).await;
-    }
+    run_late(Fault::DelayRequest, async || quorum.client().await).await;
+    only_counters_are_left(&quorum, 0..5).await;
+}
+
+#[tokio::test]
+async fn quorum_behind_late_replies() {
+    let quorum = RedisQuorum::start("").await;
+    run_late(Fault::DelayReply, async || quorum.client().await).await;
     only_counters_are_left(&quorum, 0..5).await;
 }
 
 #[tokio::test]
 async fn quorum_with_every_acquisition_sent_twice() {
     let quorum = RedisQuorum::start("").await;
-    let make = async || {
-        let (backend, faults) = Faulty::new(quorum.client().await);
-        faults.always(Op::TryAcquire, Fault::Duplicate);
-        faults.always(Op::Renew, Fault::Duplicate);
-        backend
-    };
-    conformance::run_all(make).await;
+    run_twice(async || quorum.client().await).await;
     only_counters_are_left(&quorum, 0..5).await;
 }

@@ -6,7 +6,6 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Duration,
 };
 
 use tasklock::redis;
@@ -29,11 +28,11 @@ const SCRIPT: &str = include_str!("../../tasklock-redis/src/scripts/quorum.lua")
 async fn a_fenced_store_loses_no_update_while_nodes_forget() {
     let quorum = Arc::new(RedisQuorum::start("max_ttl=1s&ttl=500ms").await);
     let (url, done) = (quorum.url(), Arc::new(AtomicBool::new(false)));
-    let forgetting = thread::spawn({
-        let done = done.clone();
-        move || Builder::new_current_thread().enable_all().build().unwrap().block_on(forget(&quorum, &done))
-    });
     let store = Store::open();
+    let forgetting = thread::spawn({
+        let (done, store) = (done.clone(), store.clone());
+        move || Builder::new_current_thread().enable_all().build().unwrap().block_on(forget(&quorum, &store, &done))
+    });
     let start = || Worker::adding(worker!(), &url, &store, "account:7", 4);
     let (stays, stopped, killed) = (start().await, start().await, start().await);
     store.until_written(500);
@@ -55,13 +54,15 @@ async fn a_fenced_store_loses_no_update_while_nodes_forget() {
 }
 
 /// Has the nodes lose their data, until it is done; how often one did and voted again.
-async fn forget(quorum: &RedisQuorum, done: &AtomicBool) -> usize {
+async fn forget(quorum: &RedisQuorum, store: &Store, done: &AtomicBool) -> usize {
     let mut forgotten = 0;
     for nodes in [&[0][..], &[1], &[2], &[3], &[4], &[0, 3], &[1, 4]].into_iter().cycle() {
         for node in nodes {
             quorum.nodes[*node].kill();
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let before = store.totals().fenced_writes;
+        let goes_on = || done.load(Ordering::SeqCst) || store.totals().fenced_writes > before;
+        eventually("work goes on without them", async || goes_on()).await;
         for node in nodes {
             quorum.nodes[*node].restart_empty();
         }

@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use tasklock::{
     KeyLock, Locker, RedisConfig, RedisLock, Stats,
-    testing::{Call, Fault, Faulty, Op, poll_times, until_quiet},
+    testing::{Fault, Faulty, Op, poll_times, until_quiet},
 };
 use tasklock_tests::{
     cancellation::{FAULTS, Scene, drop_everywhere_wanting},
@@ -31,17 +31,8 @@ async fn drop_everywhere_at(url: &str, on: Op, want: fn(KeyLock) -> KeyLock) {
         Scene::new((lock, faults), other)
     };
     let is_empty = async |scene: &Scene, fault| {
-        let Scene { lock, faults, other, key, .. } = scene;
-        let sent = |calls: &[Call]| calls.iter().filter(|call| call.op != Op::Wait).count();
-        if matches!(fault, Some(Fault::Straggle(_))) {
-            eventually("what was sent late has been sent", async || sent(&faults.reached()) >= sent(&faults.calls()))
-                .await;
-        }
-        // What was sent late was sent before these, on the same connection.
-        for _ in 0..3 {
-            lock.ping().await.unwrap();
-        }
-        let state = other.inspect(key).await.unwrap();
+        scene.settled(fault).await;
+        let state = scene.other.inspect(&scene.key).await.unwrap();
         state.is_free() && state.waiters == Some(0)
     };
     drop_everywhere_wanting(make, is_empty, on, want).await;

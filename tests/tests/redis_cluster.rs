@@ -12,6 +12,7 @@ use tasklock_tests::{
     eventually,
     load::Load,
     servers::{PATIENCE, RedisCluster, RedisServer},
+    soon,
 };
 use tokio::task::JoinHandle;
 
@@ -48,10 +49,6 @@ async fn waiting(lock: &Locker, key: &str, watch: &Locker, ahead: u64) -> JoinHa
     });
     eventually("it waits", async || watch.inspect(key).await.is_ok_and(|state| state.waiters == Some(ahead + 1))).await;
     task
-}
-
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
 }
 
 async fn got(waiter: JoinHandle<Result<Guard, LockError>>) -> Guard {

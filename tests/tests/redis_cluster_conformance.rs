@@ -1,14 +1,15 @@
 //! A Redis Cluster passes the one suite, alone and behind a wrapper that makes it slow, forgetful or repetitive, and is
 //! left empty; and with no more rights than the documentation asks for.
 
-use std::time::Duration;
-
 use tasklock::{
     RedisConfig, RedisLock,
     redis::Value,
-    testing::{Fault, Faulty, Op, conformance},
+    testing::{Fault, conformance},
 };
-use tasklock_tests::servers::RedisCluster;
+use tasklock_tests::{
+    conformance::{run_late, run_twice},
+    servers::RedisCluster,
+};
 
 async fn client(cluster: &RedisCluster) -> RedisLock {
     RedisConfig::from_url(&cluster.url()).unwrap().connect().await.unwrap()
@@ -39,31 +40,23 @@ async fn a_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_with_threads_and_delays() {
+async fn a_cluster_with_threads_and_late_requests() {
     let cluster = RedisCluster::start().await;
-    for fault in [Fault::DelayRequest, Fault::DelayReply] {
-        let make = async || {
-            let (backend, faults) = Faulty::new(client(&cluster).await);
-            for op in [Op::TryAcquire, Op::Renew, Op::Release] {
-                faults.always(op, fault(Duration::from_millis(7)));
-            }
-            backend
-        };
-        conformance::run_all(make).await;
-    }
+    run_late(Fault::DelayRequest, async || client(&cluster).await).await;
+    only_fences_are_left(&cluster).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_with_threads_and_late_replies() {
+    let cluster = RedisCluster::start().await;
+    run_late(Fault::DelayReply, async || client(&cluster).await).await;
     only_fences_are_left(&cluster).await;
 }
 
 #[tokio::test]
 async fn a_cluster_with_every_acquisition_sent_twice() {
     let cluster = RedisCluster::start().await;
-    let make = async || {
-        let (backend, faults) = Faulty::new(client(&cluster).await);
-        faults.always(Op::TryAcquire, Fault::Duplicate);
-        faults.always(Op::Renew, Fault::Duplicate);
-        backend
-    };
-    conformance::run_all(make).await;
+    run_twice(async || client(&cluster).await).await;
     only_fences_are_left(&cluster).await;
 }
 

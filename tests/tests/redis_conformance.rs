@@ -1,13 +1,14 @@
 //! Redis passes the one suite, alone and behind a wrapper that makes it slow, forgetful or repetitive, and is left
 //! empty.
 
-use std::time::Duration;
-
 use tasklock::{
     RedisConfig, RedisLock,
-    testing::{Fault, Faulty, Op, conformance},
+    testing::{Fault, conformance},
 };
-use tasklock_tests::servers::RedisServer;
+use tasklock_tests::{
+    conformance::{run_late, run_twice},
+    servers::RedisServer,
+};
 
 async fn client(url: &str) -> RedisLock {
     RedisConfig::from_url(url).unwrap().connect().await.unwrap()
@@ -41,31 +42,22 @@ async fn redis_with_threads_by_its_socket() {
 }
 
 #[tokio::test]
-async fn redis_behind_delays() {
-    for fault in [Fault::DelayRequest, Fault::DelayReply] {
-        let server = RedisServer::start();
-        let make = async || {
-            let (backend, faults) = Faulty::new(client(&server.url()).await);
-            for op in [Op::TryAcquire, Op::TryAcquireAll, Op::Renew, Op::Release, Op::Value, Op::Change] {
-                faults.always(op, fault(Duration::from_millis(7)));
-            }
-            backend
-        };
-        conformance::run_all(make).await;
-        only_fences_are_left(&server).await;
-    }
+async fn redis_behind_late_requests() {
+    let server = RedisServer::start();
+    run_late(Fault::DelayRequest, async || client(&server.url()).await).await;
+    only_fences_are_left(&server).await;
+}
+
+#[tokio::test]
+async fn redis_behind_late_replies() {
+    let server = RedisServer::start();
+    run_late(Fault::DelayReply, async || client(&server.url()).await).await;
+    only_fences_are_left(&server).await;
 }
 
 #[tokio::test]
 async fn redis_with_every_acquisition_sent_twice() {
     let server = RedisServer::start();
-    let make = async || {
-        let (backend, faults) = Faulty::new(client(&server.url()).await);
-        faults.always(Op::TryAcquire, Fault::Duplicate);
-        faults.always(Op::TryAcquireAll, Fault::Duplicate);
-        faults.always(Op::Renew, Fault::Duplicate);
-        backend
-    };
-    conformance::run_all(make).await;
+    run_twice(async || client(&server.url()).await).await;
     only_fences_are_left(&server).await;
 }

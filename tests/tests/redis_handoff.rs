@@ -9,30 +9,15 @@ use std::{
 };
 
 use tasklock::{
-    AsyncLock, Attempt, Claim, Clock, Fairness, Fence, Intent, Key, Locker, Nonce, Owner, RedisConfig, Released,
-    Renewed, Request, Stats, Ttl, testing::until_quiet,
+    AsyncLock, Attempt, Claim, Clock, Fairness, Intent, Key, Locker, Nonce, Owner, RedisConfig, Released, Renewed,
+    Request, Stats, Ttl, testing::until_quiet,
 };
-use tasklock_tests::{eventually, servers::RedisServer};
-use tokio::task::{JoinSet, yield_now};
+use tasklock_tests::{eventually, load::crowd, servers::RedisServer};
+use tokio::task::JoinSet;
 
 async fn locker(server: &RedisServer, fairness: Fairness) -> Locker {
     let backend = RedisConfig::from_url(&server.url()).unwrap().connect().await.unwrap();
     Locker::builder(backend).fairness(fairness).build().unwrap()
-}
-
-fn crowd(tasks: &mut JoinSet<()>, lock: &Locker, fence: &Arc<Fence>, count: usize, times: usize) {
-    for _ in 0..count {
-        let (lock, fence) = (lock.clone(), fence.clone());
-        tasks.spawn(async move {
-            for _ in 0..times {
-                let guard = lock.acquire("job").await.unwrap();
-                assert!(fence.seen() < guard.fencing_token(), "a token was given twice, or went back");
-                fence.admit(guard.fencing_token()).unwrap();
-                yield_now().await;
-                fence.admit(guard.fencing_token()).expect("nobody else in between");
-            }
-        });
-    }
 }
 
 async fn left_nothing(lock: &Locker) {

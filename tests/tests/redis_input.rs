@@ -229,9 +229,7 @@ async fn the_rights_that_the_guide_names_are_enough() {
             let other = other.clone();
             async move { other.key("job").permits(1).acquire().await.unwrap() }
         });
-        while lock.inspect("job").await.unwrap().waiters == Some(0) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        eventually("it waits", async || lock.inspect("job").await.unwrap().waiters == Some(1)).await;
         held.release().await.unwrap();
         let next = waiter.await.unwrap();
         assert!(lock.break_lock("job").await.unwrap());

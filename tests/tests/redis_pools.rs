@@ -46,23 +46,30 @@ fn numbered(count: usize) -> impl Iterator<Item = String> {
     (0..count).map(|number| format!("licence {number}"))
 }
 
+async fn drop_everywhere_in_redis(on: Op) {
+    let server = RedisServer::start();
+    let make = async || {
+        let (backend_here, faults) = Faulty::new(backend(&server).await);
+        ((Locker::new(backend_here).unwrap(), faults), Locker::new(backend(&server).await).unwrap())
+    };
+    drop_everywhere(make, on).await;
+    for (key, ttl) in server.keys().await {
+        let members = key.ends_with(":1:pool:members");
+        assert!(members || ttl > 0, "{key} never ends");
+        assert!(!key.contains(":lock:") && !key.contains(":hold:") && !key.contains("stage"), "{key} is left");
+    }
+    let nobody_listens = async || server.ask::<Vec<String>>(&["PUBSUB", "CHANNELS"]).await.is_empty();
+    eventually("no inbox is left", nobody_listens).await;
+}
+
 #[tokio::test]
 async fn waits_dropped_anywhere_leave_nothing() {
-    for on in [Op::TryAcquire, Op::Release] {
-        let server = RedisServer::start();
-        let make = async || {
-            let (backend_here, faults) = Faulty::new(backend(&server).await);
-            ((Locker::new(backend_here).unwrap(), faults), Locker::new(backend(&server).await).unwrap())
-        };
-        drop_everywhere(make, async |_| (), on).await;
-        for (key, ttl) in server.keys().await {
-            let members = key.ends_with(":1:pool:members");
-            assert!(members || ttl > 0, "{key} never ends");
-            assert!(!key.contains(":lock:") && !key.contains(":hold:") && !key.contains("stage"), "{key} is left");
-        }
-        let nobody_listens = async || server.ask::<Vec<String>>(&["PUBSUB", "CHANNELS"]).await.is_empty();
-        eventually("no inbox is left", nobody_listens).await;
-    }
+    drop_everywhere_in_redis(Op::TryAcquire).await;
+}
+
+#[tokio::test]
+async fn withdrawals_that_go_wrong_leave_nothing() {
+    drop_everywhere_in_redis(Op::Release).await;
 }
 
 /// A process that is killed with a member has it no longer than its ttl; one that is killed while it waits delays nobody,

@@ -13,7 +13,7 @@ use tasklock_tests::{
     load::Load,
     processes::scenarios::{self, Scene},
     servers::{PATIENCE, RedisSentinels},
-    worker,
+    soon, worker,
 };
 
 const LONG: Duration = Duration::from_secs(600);
@@ -29,10 +29,6 @@ async fn client(sentinels: &RedisSentinels) -> RedisLock {
 /// One that asks again for longer than a failover takes.
 async fn locker(sentinels: &RedisSentinels) -> Locker {
     connector(url(sentinels)).await.unwrap().patience(PATIENCE).build().unwrap()
-}
-
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
 }
 
 #[tokio::test]

@@ -161,6 +161,40 @@ async fn not_all_waiters_look_at_once() {
     }
 }
 
+/// In the first third of its claim a hold that was pushed costs the one call that handed it over: most are over by then.
+/// One that lasts is confirmed.
+#[tokio::test]
+async fn a_pushed_hold_is_confirmed_if_it_lasts() {
+    let server = RedisServer::start();
+    let (here, there) = (connect(server.url()).await.unwrap(), connect(server.url()).await.unwrap());
+    let evalsha = async || work(&server).await["evalsha"];
+    let mut rounds = 0;
+    let lasts = loop {
+        let held = here.acquire("job").await.unwrap();
+        let began = std::time::Instant::now();
+        let waiter = tokio::spawn({
+            let there = there.clone();
+            async move { there.acquire("job").await.unwrap() }
+        });
+        eventually("it waits", async || here.inspect("job").await.unwrap().waiters == Some(1)).await;
+        server.reset_counts().await;
+        held.release().await.unwrap();
+        let guard = waiter.await.unwrap();
+        let calls = evalsha().await;
+        // Of a claim of a second, counted from before the waiter's question at worst; a busy machine takes another round.
+        if began.elapsed() < Duration::from_millis(200) {
+            assert_eq!(calls, 1, "confirmed at once");
+            break guard;
+        }
+        rounds += 1;
+        assert!(rounds < 1_000, "never as quick as that");
+    };
+    eventually("one that lasts is confirmed", async || evalsha().await == 2).await;
+    assert!(lasts.is_held());
+    lasts.release().await.unwrap();
+    assert_eq!(evalsha().await, 3);
+}
+
 /// A thousand tasks of one process are one waiter to the server.
 #[tokio::test]
 async fn tasks_of_one_process_are_one_waiter() {

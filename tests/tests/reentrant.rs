@@ -4,9 +4,9 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use tasklock::{
     LockError, Locker, LossReason, MemoryLock, ReleaseOutcome, Stats, current,
-    testing::{self, Fault, Op, poll_times, until_quiet},
+    testing::{self, Op, poll_times, until_quiet},
 };
-use tasklock_tests::{faulty, is_lost, other};
+use tasklock_tests::{cancellation::drop_everywhere_in_memory, faulty, is_lost, other};
 use tokio::{sync::Barrier, task::JoinSet, time::timeout};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
@@ -119,30 +119,9 @@ async fn one_that_is_dropped_is_replaced() {
 
 #[tokio::test(start_paused = true)]
 async fn dropped_anywhere_it_leaves_nothing() {
-    for held in [false, true] {
-        for polls in 0..60 {
-            let (lock, faults, store) = faulty();
-            faults.always(Op::TryAcquire, Fault::DelayReply(MS(3)));
-            let blocker = if held { Some(other(&store).acquire("job").await.unwrap()) } else { None };
-            let mine = lock.reentrant("job", "me").unwrap();
-            let done = {
-                let mut acquisition = pin!(mine.acquire());
-                let first = poll_times(acquisition.as_mut(), polls.min(8)).await;
-                drop(blocker);
-                match first {
-                    Some(outcome) => Some(outcome),
-                    None => poll_times(acquisition, polls.saturating_sub(8)).await,
-                }
-            };
-            let finished = done.map(|outcome| drop(outcome.unwrap())).is_some();
-            until_quiet(&lock).await;
-            assert!(store.is_empty(), "{held} {polls}: {store:?}");
-            assert_eq!(lock.stats(), Stats::default(), "{held} {polls}");
-            if finished {
-                break;
-            }
-            assert!(polls < 59, "never done");
-        }
+    for held in [&[][..], &["job"]] {
+        let acquire = async |lock: &Locker| lock.reentrant("job", "me").unwrap().acquire().await;
+        drop_everywhere_in_memory(Op::TryAcquire, held, acquire).await;
     }
 }
 

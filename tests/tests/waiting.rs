@@ -284,6 +284,24 @@ async fn named_stores_are_shared() {
     assert!(MemoryLock::named("n").is_empty());
 }
 
+/// Most holds that were pushed are over before a confirmation would be worth its call.
+#[tokio::test(start_paused = true)]
+async fn a_claim_is_not_confirmed_in_its_first_third() {
+    let script = Script::new(|_| Attempt::Busy(Busy::default()));
+    let lock = Locker::new(script.clone()).unwrap();
+    let brief = lock.acquire("job").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(320)).await;
+    brief.release().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(script.renewals(), 0, "confirmed though it was over");
+    let longer = lock.acquire("job").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(320)).await;
+    assert_eq!(script.renewals(), 0, "confirmed before a third of the claim was over");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert_eq!(script.renewals(), 1, "not confirmed when a third was over");
+    assert!(longer.is_held());
+}
+
 /// A store whose claims are short, whatever the ttl: a pushed grant stands for a second and is to be confirmed.
 #[tokio::test(start_paused = true)]
 async fn short_claims_are_believed_and_confirmed_whatever_the_ttl() {

@@ -11,6 +11,11 @@ pub use crate::{
     proxy::{Fault, Gate, Kind, Proxy},
 };
 
+/// Every block of Rust in it is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/dynamodb.md")]
+pub mod page {}
+
 /// Longer than anything in a test takes; reaching it is a failure.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -18,6 +18,11 @@ use std::{
 use tasklock::{Locker, LockerBuilder, RabbitConfig, RabbitLock};
 use tasklock_tests::servers::PATIENCE;
 
+/// Every block of Rust in it is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/rabbitmq.md")]
+pub mod page {}
+
 /// A client of a broker.
 ///
 /// # Panics

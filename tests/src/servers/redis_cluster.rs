@@ -37,6 +37,8 @@ impl RedisCluster {
             let mut all = vec!["--cluster-enabled", "yes", "--cluster-node-timeout", SILENCE, "--cluster-port", &bus];
             // A replica takes over however long it was apart from its master: these tests stop masters for long.
             all.extend(["--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"]);
+            // A replica counts as one from the first word of its master, which has nothing to say at first.
+            all.extend(["--repl-ping-replica-period", "1"]);
             all.extend(arguments);
             let arguments = all.into_iter().map(str::to_owned).collect();
             (RedisServer::with(RedisSettings { arguments, ..RedisSettings::default() }), bus)

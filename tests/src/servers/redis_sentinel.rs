@@ -41,6 +41,13 @@ impl RedisSentinels {
         let master = server(None);
         let port = master.port();
         let servers = vec![master, server(Some(port)), server(Some(port))];
+        // Before the sentinels look: they look again after ten seconds only.
+        for replica in &servers[1..] {
+            eventually("it follows the master", async || {
+                replica.ask::<String>(&["INFO", "replication"]).await.contains("master_link_status:up")
+            })
+            .await;
+        }
         let watch = format!(
             "sentinel monitor {service} 127.0.0.1 {port} 2\n\
              sentinel down-after-milliseconds {service} 2000\n\
@@ -50,11 +57,8 @@ impl RedisSentinels {
         let sentinel =
             |_| RedisServer::with(RedisSettings { sentinel: Some(watch.clone()), ..RedisSettings::default() });
         let all = RedisSentinels { service, servers, sentinels: (0..3).map(sentinel).collect() };
-        for replica in &all.servers[1..] {
-            eventually("it follows the master", async || {
-                replica.ask::<String>(&["INFO", "replication"]).await.contains("master_link_status:up")
-            })
-            .await;
+        for sentinel in &all.sentinels {
+            let _: Value = sentinel.ask(&["SENTINEL", "DEBUG", "INFO-PERIOD", "500", "PUBLISH-PERIOD", "250"]).await;
         }
         for sentinel in &all.sentinels {
             eventually("it knows the others, and both replicas", async || {

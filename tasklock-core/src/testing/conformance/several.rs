@@ -1,13 +1,16 @@
 //! What core makes of a backend: several keys, and owners that enter again.
 
-use super::{AsyncLock, JoinSet, Locker, Suite, locker, pin, poll_times, until_quiet};
+use super::{AsyncLock, Duration, JoinSet, Locker, Suite, locker, pin, poll_times, until_quiet};
+
+/// A copy of a request that was refused may take what has become free meanwhile, and keeps it for as long as this.
+const SHORT: Duration = Duration::from_secs(5);
 
 impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
     /// Several keys are taken together or not at all, in one step or one by one.
     pub async fn several_are_taken_all_or_none(&self) {
         let (here, there) = (locker(self.client().await), locker(self.client().await));
         let names = ["c", "a", "b"].map(|name| self.name(&format!("several {name}")));
-        let all = here.all(&names).expect("valid names");
+        let all = here.all(&names).expect("valid names").ttl(SHORT);
         let first = all.acquire().await.expect("free keys");
         assert!(first.is_held() && first.len() == 3, "{first:?}");
         for name in &names {
@@ -36,7 +39,7 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         for task in 0..4 {
             let mut names = names.clone();
             names.rotate_left(task % 3);
-            let all = lockers[task % 2].all(&names[..2]).expect("valid names");
+            let all = lockers[task % 2].all(&names[..2]).expect("valid names").ttl(SHORT);
             tasks.spawn(async move {
                 for _ in 0..4 {
                     let guards = all.acquire().await.expect("the keys");
@@ -57,7 +60,7 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         let (here, there) = (locker(self.client().await), locker(self.client().await));
         let names = ["p", "q"].map(|name| self.name(&format!("any {name}")));
         let held = there.acquire(&names[0]).await.expect("a free key");
-        let any = here.any(&names).expect("valid names");
+        let any = here.any(&names).expect("valid names").ttl(SHORT);
         let free = any.acquire().await.expect("one of two");
         assert_eq!(free.key().name(), names[1], "took the one that is held");
         assert!(any.try_acquire().await.expect("an answer").is_none(), "both are held");
