@@ -5,6 +5,7 @@
 //! rounds; compare them within one run only. Nothing is asserted.
 
 mod apart;
+mod crew;
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
 mod figures;
@@ -20,6 +21,7 @@ mod rabbitmq;
 mod record;
 mod redis;
 mod report;
+mod shared;
 mod stats;
 mod subject;
 
@@ -35,7 +37,7 @@ usage: tasklock-benches [--quick] [--rounds N] [--part NAME] [--only TEXT] [--na
 
   --quick       few short rounds: does it run, not what it measures
   --rounds N    rounds per table
-  --part NAME   only this part: memory, local, redis, held, rabbitmq, dynamodb
+  --part NAME   only this part: memory, local, redis, shared, held, rabbitmq, dynamodb
   --only TEXT   only subjects whose name contains TEXT (may be repeated)
   --names N     how many new names RabbitMQ is given
 
@@ -44,7 +46,7 @@ usage: tasklock-benches [--quick] [--rounds N] [--part NAME] [--only TEXT] [--na
   --dynamodb-lock PATH  the program built from benches/dynamodb-lock, a peer";
 
 /// In the order in which they run.
-const PARTS: [&str; 6] = ["memory", "local", "redis", "held", "rabbitmq", "dynamodb"];
+const PARTS: [&str; 7] = ["memory", "local", "redis", "shared", "held", "rabbitmq", "dynamodb"];
 
 /// How long a run takes.
 #[derive(Debug, Clone, Copy)]
@@ -182,6 +184,7 @@ impl Arguments {
             "memory" => memory::run(runtime, plan, wants)?,
             "local" => local::run(runtime, plan, wants)?,
             "redis" => redis::run(runtime, plan, wants)?,
+            "shared" => shared::run(runtime, plan, wants)?,
             "held" => held::run(runtime, plan, wants)?,
             "rabbitmq" => rabbitmq::run(runtime, plan, wants)?,
             #[cfg(feature = "dynamodb")]
