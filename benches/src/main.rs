@@ -16,6 +16,7 @@ mod locking;
 mod memory;
 mod ours;
 mod peers;
+mod pools;
 mod python;
 mod rabbitmq;
 mod record;
@@ -37,7 +38,7 @@ usage: tasklock-benches [--quick] [--rounds N] [--part NAME] [--only TEXT] [--na
 
   --quick       few short rounds: does it run, not what it measures
   --rounds N    rounds per table
-  --part NAME   only this part: memory, local, redis, shared, held, rabbitmq, dynamodb
+  --part NAME   only this part: memory, local, redis, shared, pools, held, rabbitmq, dynamodb
   --only TEXT   only subjects whose name contains TEXT (may be repeated)
   --names N     how many new names RabbitMQ is given
 
@@ -46,7 +47,7 @@ usage: tasklock-benches [--quick] [--rounds N] [--part NAME] [--only TEXT] [--na
   --dynamodb-lock PATH  the program built from benches/dynamodb-lock, a peer";
 
 /// In the order in which they run.
-const PARTS: [&str; 7] = ["memory", "local", "redis", "shared", "held", "rabbitmq", "dynamodb"];
+const PARTS: [&str; 8] = ["memory", "local", "redis", "shared", "pools", "held", "rabbitmq", "dynamodb"];
 
 /// How long a run takes.
 #[derive(Debug, Clone, Copy)]
@@ -185,6 +186,7 @@ impl Arguments {
             "local" => local::run(runtime, plan, wants)?,
             "redis" => redis::run(runtime, plan, wants)?,
             "shared" => shared::run(runtime, plan, wants)?,
+            "pools" => pools::run(runtime, plan, wants)?,
             "held" => held::run(runtime, plan, wants)?,
             "rabbitmq" => rabbitmq::run(runtime, plan, wants)?,
             #[cfg(feature = "dynamodb")]
