@@ -1,10 +1,6 @@
 //! The figures of the last run in Markdown, beside what they are to be.
 
-use std::{
-    fmt::{self, Write as _},
-    fs,
-    path::Path,
-};
+use std::{fmt::Write as _, fs, path::Path};
 
 use crate::{record::Record, report::Table, subject::Failure};
 
@@ -114,7 +110,7 @@ fn figures(records: &[Record]) -> Result<String, Failure> {
         out.push('\n');
     }
     let mut verdicts = Vec::new();
-    let mut lines = String::new();
+    let (mut lines, mut missed) = (String::new(), String::new());
     for table in records.iter().flat_map(|record| &record.part.tables) {
         let _ = writeln!(lines, "| **{}** | | |", table.title);
         for (name, cells) in &table.rows {
@@ -122,7 +118,10 @@ fn figures(records: &[Record]) -> Result<String, Failure> {
                 table.columns.iter().zip(cells).map(|(column, cell)| format!("{} **{}**", column.head, cell.text));
             let targets = TARGETS.iter().filter(|target| target.table == table.id && target.row == name);
             let judged = targets.map(|target| target.judge(table)).collect::<Result<Vec<_>, _>>()?;
-            let said: Vec<String> = judged.iter().map(Verdict::to_string).collect();
+            for verdict in judged.iter().filter(|verdict| verdict.met == Some(false)) {
+                let _ = writeln!(missed, "- {}; {name}: {}", table.title, verdict.text);
+            }
+            let said: Vec<&str> = judged.iter().map(|verdict| verdict.text.as_str()).collect();
             let _ = writeln!(lines, "| {name} | {} | {} |", figures.collect::<Vec<_>>().join(", "), said.join("; "));
             verdicts.extend(judged);
         }
@@ -134,11 +133,13 @@ fn figures(records: &[Record]) -> Result<String, Failure> {
     }
     let met = verdicts.iter().filter(|verdict| verdict.met == Some(true)).count();
     let judged = verdicts.iter().filter(|verdict| verdict.met.is_some()).count();
-    let _ = write!(out, "\n{met} of {judged} targets were met.\n\n| | figures | targets |\n|---|---|---|\n{lines}\n");
+    let _ = writeln!(out, "\n{met} of {judged} targets were met{}\n", if missed.is_empty() { "." } else { "; not:" });
+    let _ = writeln!(out, "{missed}\n| | figures | targets |\n|---|---|---|\n{lines}");
     for record in records {
         let _ = writeln!(out, "**`{}`**: {}\n", record.name, record.part.notes.trim());
     }
-    Ok(out)
+    // What looks like a tag would be taken for one; the marks are not within.
+    Ok(out.replace('<', "&lt;"))
 }
 
 struct Verdict {
@@ -163,14 +164,8 @@ impl Target {
             return Ok(Verdict { met: None, text: format!("{head} {sign}{than}: not compared") });
         };
         let met = if sign == "≤" { value <= limit } else { value >= limit };
-        let verdict = if met { "met" } else { "**missed**" };
+        let verdict = if met { "met".to_owned() } else { format!("**missed**, {}", short(value)) };
         Ok(Verdict { met: Some(met), text: format!("{head} {sign} {}{than}: {verdict}", short(limit)) })
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
     }
 }
 
@@ -218,7 +213,10 @@ mod tests {
         ] {
             assert_eq!(judge(bound, &seen).met, Some(met));
         }
-        assert_eq!(judge(Beyond(1.4, RAW), &seen).text, "per second ≥ 112 (1.4 × raw SET NX PX + script): **missed**");
+        assert_eq!(
+            judge(Beyond(1.4, RAW), &seen).text,
+            "per second ≥ 112 (1.4 × raw SET NX PX + script): **missed**, 100"
+        );
     }
 
     #[test]
@@ -240,7 +238,7 @@ mod tests {
 
     #[test]
     fn figures_go_between_the_marks() {
-        let part = crate::report::Part::new(vec![table(100.0, Some(80.0))], "notes");
+        let part = crate::report::Part::new(vec![table(100.0, Some(80.0))], "notes\na <note>");
         let (name, date) = ("redis".to_owned(), "today".to_owned());
         let record = Record { name, date, machine: "2 cores".into(), taken: 0.5, plan: "3 rounds".into(), part };
         let json = serde_json::to_string(&record).unwrap_or_else(|e| panic!("{e}"));
@@ -259,7 +257,8 @@ mod tests {
             text.contains("| tasklock | per second **100** | per second ≥ 80 (1 × raw SET NX PX + script): met; "),
             "{text}"
         );
-        assert!(text.contains("1 of 1 targets were met"), "{text}");
+        assert!(text.contains("\n1 of 1 targets were met.\n"), "{text}");
+        assert!(text.contains("\na &lt;note>\n"), "{text}");
         assert!(unmarked.is_err());
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn run(runtime: &Runtime, plan: Plan, wants: impl Fn(&str) -> bool) -
     let (server, folder, mut notes) = (RedisServer::start(), Folder::new(), NOTES.to_owned());
     let mut peers = Vec::new();
     let ours = runtime.block_on(tasklock::connect(&server.url()))?;
-    peers.push(Peer::Tasklock(ours.pool("licences")?));
+    peers.push(Peer::Tasklock(Box::new(ours.pool("licences")?)));
     match Python::with(folder.path(), &PACKAGES) {
         Ok(python) => {
             let apart = python.run(include_str!("allocator.py"), &[&server.port().to_string()])?;

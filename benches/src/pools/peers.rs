@@ -20,7 +20,7 @@ pub(super) const WORKERS: usize = 64;
 pub(super) const HOLD: Duration = Duration::from_millis(5);
 
 pub(super) enum Peer {
-    Tasklock(Pool),
+    Tasklock(Box<Pool>),
     Allocator(Arc<Apart>),
 }
 
