@@ -3,13 +3,7 @@
 //! The crate `dynamodb_lock` works in a process of its own, built apart by `cargo xtask bench`: it is made on rusoto,
 //! which nothing else here is to depend on.
 
-use std::{
-    io::{BufRead as _, BufReader, Write as _},
-    path::Path,
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    sync::{Mutex, PoisonError},
-    time::Instant,
-};
+use std::{path::Path, process::Command};
 
 use tasklock::{
     Locker,
@@ -29,8 +23,9 @@ use tokio::runtime::Runtime;
 
 use crate::{
     Plan,
+    apart::Apart,
     report::{Cell, Column, Part, Table},
-    stats::{Summary, interleave, quantile},
+    stats::{Laps, Spread, interleave, median},
     subject::Failure,
 };
 
@@ -54,21 +49,23 @@ pub(crate) fn run(
     let emulator = runtime.block_on(Emulator::start());
     let mut subjects = runtime.block_on(subjects(&emulator))?;
     if let Some(program) = dynamodb_lock {
-        subjects.push(("dynamodb_lock", Subject::Apart(Apart::start(program, &emulator)?)));
+        subjects.push(("dynamodb_lock", Subject::Apart(start(program, &emulator)?)));
     }
     subjects.retain(|(name, _)| wants(name));
     let rounds = interleave(subjects.len(), plan.redis_rounds, |at| {
         emulator.proxy().reset_counts();
-        let mut micros = subjects[at].1.round(runtime, plan.dynamodb_cycles)?;
-        let requests = emulator.proxy().seen().len() as f64 / micros.len() as f64;
-        let rate = micros.len() as f64 / micros.iter().sum::<f64>() * 1e6;
-        micros.sort_by(f64::total_cmp);
-        Ok([quantile(&micros, 0.5), quantile(&micros, 0.99), rate, requests])
+        let laps = subjects[at].1.round(runtime, plan.dynamodb_cycles)?;
+        let requests = emulator.proxy().seen().len() as f64 / plan.dynamodb_cycles as f64;
+        Ok((laps.rate(), Spread::from(laps), requests))
     })?;
     let rows = subjects.iter().zip(&rounds).map(|((name, _), rounds)| {
-        let [p50, p99, rate, requests] =
-            std::array::from_fn(|figure| Summary::of(rounds.iter().map(|round| round[figure])).median);
-        ((*name).to_owned(), vec![Cell::of(rate), Cell::of(p50), Cell::of(p99), Cell::ratio(requests)])
+        let cells = vec![
+            Cell::of(median(rounds, |round| round.0)),
+            Cell::of(median(rounds, |round| round.1.p50)),
+            Cell::of(median(rounds, |round| round.1.p99)),
+            Cell::ratio(median(rounds, |round| round.2)),
+        ];
+        ((*name).to_owned(), cells)
     });
     let columns = vec![
         Column::new("per second", "per_second"),
@@ -78,7 +75,7 @@ pub(crate) fn run(
     ];
     let title = "DynamoDB: lock + unlock, one task, nobody waiting".to_owned();
     let table = Table { id: "dynamodb_uncontended".to_owned(), title, columns, rows: rows.collect() };
-    Ok(Part { tables: vec![table], notes: NOTES.into() })
+    Ok(Part::new(vec![table], NOTES))
 }
 
 /// What is measured within this process.
@@ -113,8 +110,7 @@ enum Subject {
 }
 
 impl Subject {
-    /// The microseconds of each cycle.
-    fn round(&self, runtime: &Runtime, cycles: usize) -> Result<Vec<f64>, Failure> {
+    fn round(&self, runtime: &Runtime, cycles: usize) -> Result<Laps, Failure> {
         match self {
             Self::RoundTrip(client) => timed(runtime, cycles, client, async |client| {
                 let get = client.get_item().table_name(TABLE).key("pk", AttributeValue::S(KEY.to_owned()));
@@ -129,7 +125,10 @@ impl Subject {
                 client.acquire(KEY).await?.release().await?;
                 Ok(())
             }),
-            Self::Apart(process) => process.round(cycles),
+            Self::Apart(process) => {
+                let nanos = process.ask(&cycles.to_string())?;
+                Ok(Laps::from(nanos.into_iter().map(|nanos| nanos / 1000.0).collect::<Vec<f64>>()))
+            }
         }
     }
 }
@@ -139,50 +138,23 @@ fn timed<S>(
     cycles: usize,
     subject: &S,
     cycle: impl AsyncFn(&S) -> Result<(), Failure>,
-) -> Result<Vec<f64>, Failure> {
+) -> Result<Laps, Failure> {
     runtime.block_on(async {
-        let mut micros = Vec::with_capacity(cycles);
+        let mut laps = Laps::default();
         for _ in 0..cycles {
-            let started = Instant::now();
-            cycle(subject).await?;
-            micros.push(started.elapsed().as_nanos() as f64 / 1000.0);
+            laps.time(cycle(subject)).await?;
         }
-        Ok(micros)
+        Ok(laps)
     })
 }
 
-/// A process that works with `dynamodb_lock`, and ends with its input.
-struct Apart(Mutex<(Child, ChildStdin, BufReader<ChildStdout>)>);
-
-impl Apart {
-    fn start(program: &Path, emulator: &Emulator) -> Result<Self, Failure> {
-        let mut child = Command::new(program)
-            .args([&format!("http://{}", emulator.address()), PEERS, "apart"])
-            .envs([("AWS_ACCESS_KEY_ID", "bench"), ("AWS_SECRET_ACCESS_KEY", "bench"), ("AWS_REGION", REGION)])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .map_err(|e| format!("{}: {e}", program.display()))?;
-        let (input, output) = (child.stdin.take().ok_or("no input")?, child.stdout.take().ok_or("no output")?);
-        Ok(Apart(Mutex::new((child, input, BufReader::new(output)))))
-    }
-
-    fn round(&self, cycles: usize) -> Result<Vec<f64>, Failure> {
-        let mut process = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, input, output) = &mut *process;
-        writeln!(input, "{cycles}")?;
-        let mut line = String::new();
-        output.read_line(&mut line)?;
-        let nanos: Result<Vec<f64>, _> = line.split_whitespace().map(str::parse::<f64>).collect();
-        let micros: Vec<f64> = nanos?.into_iter().map(|nanos| nanos / 1000.0).collect();
-        if micros.len() == cycles { Ok(micros) } else { Err("dynamodb_lock failed in its own process".into()) }
-    }
-}
-
-impl Drop for Apart {
-    fn drop(&mut self) {
-        let (child, ..) = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let _ = child.kill();
-        let _ = child.wait();
-    }
+/// A process that works with `dynamodb_lock`: told how many cycles, it answers with the nanoseconds of each.
+fn start(program: &Path, emulator: &Emulator) -> Result<Apart, Failure> {
+    let mut command = Command::new(program);
+    command.args([&format!("http://{}", emulator.address()), PEERS, "apart"]);
+    Apart::start(command.envs([
+        ("AWS_ACCESS_KEY_ID", "bench"),
+        ("AWS_SECRET_ACCESS_KEY", "bench"),
+        ("AWS_REGION", REGION),
+    ]))
 }

@@ -2,8 +2,8 @@
 
 use std::{
     env, fs,
-    io::{BufRead as _, BufReader, Read as _},
-    process::{Command, Stdio},
+    io::stdin,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -13,6 +13,8 @@ use tokio::{runtime::Runtime, task::JoinSet};
 
 use crate::{
     Plan,
+    apart::Apart,
+    redis::sent,
     report::{Cell, Column, Part, Table},
     subject::Failure,
 };
@@ -25,13 +27,14 @@ scripts as one.";
 /// Tasks that acquire.
 const TASKS: usize = 64;
 
-pub(crate) fn run(runtime: &Runtime, plan: Plan) -> Result<Part, Failure> {
+pub(crate) fn run(runtime: &Runtime, plan: Plan, wants: impl Fn(&str) -> bool) -> Result<Part, Failure> {
     let server = RedisServer::start();
-    let rows = [("memory", "memory:".to_owned()), ("redis", server.url())].map(|(name, url)| {
+    let subjects = [("tasklock, memory", "memory:".to_owned()), ("tasklock, redis", server.url())];
+    let rows = subjects.into_iter().filter(|(name, _)| wants(name)).map(|(name, url)| {
         let (figures, requests) = held(runtime, plan, &url, &server)?;
         let [per_second, core, kib] = figures;
         let cells = vec![Cell::of(per_second), Cell::of(core), Cell::ratio(kib), Cell::of(requests)];
-        Ok::<_, Failure>((format!("tasklock, {name}"), cells))
+        Ok::<_, Failure>((name.to_owned(), cells))
     });
     Ok(Part {
         tables: vec![Table {
@@ -43,7 +46,7 @@ pub(crate) fn run(runtime: &Runtime, plan: Plan) -> Result<Part, Failure> {
                 Column::new("KiB each", "kib_each"),
                 Column::new("requests per second", "requests_per_second"),
             ],
-            rows: rows.into_iter().collect::<Result<_, _>>()?,
+            rows: rows.collect::<Result<_, _>>()?,
         }],
         notes: NOTES.into(),
     })
@@ -52,33 +55,23 @@ pub(crate) fn run(runtime: &Runtime, plan: Plan) -> Result<Part, Failure> {
 /// What the child measured, and the requests per second that the server saw meanwhile.
 fn held(runtime: &Runtime, plan: Plan, url: &str, server: &RedisServer) -> Result<([f64; 3], f64), Failure> {
     let mut command = Command::new(env::current_exe()?);
-    command.args(["--child", "held", url, &plan.held.to_string(), &plan.held_span.as_secs().to_string()]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    let mut output = BufReader::new(child.stdout.take().ok_or("its output is piped")?);
-    let mut read = || {
-        let mut line = String::new();
-        output.read_line(&mut line)?;
-        let figures = line.split_whitespace().map(str::parse).collect::<Result<Vec<f64>, _>>()?;
-        Ok::<_, Failure>(figures)
-    };
-    let acquired = read()?;
+    let child = Apart::start(command.args(["--child", "held", url]))?;
+    let acquired = child.ask(&plan.held.to_string())?;
     runtime.block_on(server.reset_counts());
-    let renewed = read()?;
+    let renewed = child.ask(&plan.held_span.as_secs().to_string())?;
     let counts = runtime.block_on(server.counts());
-    drop(child.stdin.take());
-    let status = child.wait()?;
-    let ([per_second, kib], [core], true) = (&acquired[..], &renewed[..], status.success()) else {
-        return Err(format!("a child: {status}").into());
-    };
-    let requests = ["evalsha", "eval", "ping"].iter().filter_map(|name| counts.get(*name)).sum::<u64>();
-    Ok(([*per_second, *core, *kib], requests as f64 / plan.held_span.as_secs_f64()))
+    child.end()?;
+    let ([per_second, kib], [core]) = (&acquired[..], &renewed[..]) else { return Err("too few figures".into()) };
+    Ok(([*per_second, *core, *kib], sent(&counts, &[]) / plan.held_span.as_secs_f64()))
 }
 
-/// What a child does: `URL LEASES SECONDS`.
+/// What a child does: it is given an address, told how many leases to acquire and then for how many seconds to keep them.
 pub(crate) fn child(runtime: &Runtime, arguments: &[String]) -> Result<(), Failure> {
-    let [url, leases, seconds] = arguments else { return Err("a child that holds needs three arguments".into()) };
-    let (leases, span) = (leases.parse::<usize>()?, Duration::from_secs(seconds.parse()?));
+    let [url] = arguments else { return Err("a child that holds needs an address".into()) };
+    let mut lines = stdin().lines();
+    let mut told = || Ok::<usize, Failure>(lines.next().ok_or("told nothing")??.parse()?);
     let locker = runtime.block_on(tasklock::connect(url))?;
+    let leases = told()?;
     let (started, before) = (Instant::now(), resident_kib()?);
     let guards = runtime.block_on(async {
         let mut tasks = JoinSet::new();
@@ -100,11 +93,12 @@ pub(crate) fn child(runtime: &Runtime, arguments: &[String]) -> Result<(), Failu
     })?;
     let per_second = leases as f64 / started.elapsed().as_secs_f64();
     println!("{per_second} {}", (resident_kib()? - before) / leases as f64);
+    let span = Duration::from_secs(told()? as u64);
     let (rested, spent) = (Instant::now(), processor_seconds()?);
     std::thread::sleep(span);
     println!("{}", 100.0 * (processor_seconds()? - spent) / rested.elapsed().as_secs_f64());
     // Until the parent has asked the server what it cost.
-    std::io::stdin().read_to_string(&mut String::new())?;
+    lines.for_each(drop);
     let lost = guards.iter().flatten().filter(|guard| !guard.is_held()).count();
     if lost > 0 {
         return Err(format!("{lost} of {leases} leases were lost").into());

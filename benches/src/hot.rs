@@ -14,7 +14,7 @@ use tokio::{runtime::Runtime, task::JoinSet};
 use crate::{
     Plan,
     report::{Cell, Column, Table},
-    stats::{Summary, interleave, quantile},
+    stats::{interleave, median, quantile, worst},
     subject::{Failure, TASKS},
 };
 
@@ -34,14 +34,13 @@ pub(crate) fn run(runtime: &Runtime, plan: Plan, wants: impl Fn(&str) -> bool) -
         runtime.block_on(async { tokio::spawn(round).await? })
     })?;
     let rows = subjects.iter().zip(&per_subject).map(|((name, _), rounds)| {
-        let over = |figure: fn(&Round) -> f64| Summary::of(rounds.iter().map(figure)).median;
-        let max = rounds.iter().map(|round| micros(&round.others, 1.0)).fold(0.0, f64::max);
+        let max = worst(rounds, |round| micros(&round.others, 1.0));
         let cells = vec![
-            Cell::of(over(|round| round.rate)),
-            Cell::of(over(|round| micros(&round.waits, 0.5))),
-            Cell::of(over(|round| micros(&round.waits, 0.99))),
-            Cell::of(over(|round| micros(&round.others, 0.5))),
-            Cell::of(over(|round| micros(&round.others, 0.99))),
+            Cell::of(median(rounds, |round| round.rate)),
+            Cell::of(median(rounds, |round| micros(&round.waits, 0.5))),
+            Cell::of(median(rounds, |round| micros(&round.waits, 0.99))),
+            Cell::of(median(rounds, |round| micros(&round.others, 0.5))),
+            Cell::of(median(rounds, |round| micros(&round.others, 0.99))),
             Cell::of(max),
         ];
         ((*name).to_owned(), cells)

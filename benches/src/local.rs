@@ -8,14 +8,14 @@ use std::{fs::File, path::PathBuf};
 use fd_lock::RwLock;
 use named_lock::NamedLock;
 use tasklock::{FileLock, LocalConfig, Locker, SocketLock};
+use tasklock_tests::servers::Folder;
 use tokio::runtime::Runtime;
 
 use crate::{
-    Plan,
+    Plan, locking,
     memory::uncontended,
     ours::Text,
     peers::texts,
-    python,
     report::Part,
     subject::{Entrant, Failure, KEYS, Subject, Walk, entrant},
 };
@@ -28,11 +28,11 @@ Python's SocketLock is a bound name without a file; nobody is told of its releas
 const SETS: [usize; 2] = [16, KEYS];
 
 pub(crate) fn run(runtime: &Runtime, plan: Plan, wants: impl Fn(&str) -> bool) -> Result<Part, Failure> {
-    let folder = Folder::new()?;
+    let folder = Folder::new();
     let mut entrants = all(runtime, &folder)?;
     let mut notes = NOTES.to_owned();
-    match python::all(&folder.0) {
-        Ok(python) => entrants.extend(python),
+    match locking::all(folder.path()) {
+        Ok(locking) => entrants.extend(locking),
         Err(missing) => notes.push_str(&format!("\n{missing}")),
     }
     entrants.retain(|entrant| wants(entrant.name()));
@@ -42,34 +42,16 @@ pub(crate) fn run(runtime: &Runtime, plan: Plan, wants: impl Fn(&str) -> bool) -
         let walk = Walk { threads: 1, keys, cycles: plan.cycles / 16 };
         uncontended(&entrants, plan.rounds, walk, &format!("local_{keys}"), title)
     });
-    Ok(Part { tables: tables.into_iter().collect::<Result<_, _>>()?, notes: notes.into() })
-}
-
-/// A folder for the run.
-#[derive(Debug)]
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Result<Self, Failure> {
-        let path = std::env::temp_dir().join(format!("tasklock-bench-{}", std::process::id()));
-        std::fs::create_dir(&path)?;
-        Ok(Folder(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
+    Ok(Part::new(tables.into_iter().collect::<Result<_, _>>()?, notes))
 }
 
 /// Lockers live on the runtime they are made in.
 fn all(runtime: &Runtime, folder: &Folder) -> Result<Vec<Box<dyn Entrant>>, Failure> {
     let _within = runtime.enter();
-    let config = |name: &str| LocalConfig::new().directory(folder.0.join(name));
+    let config = |name: &str| LocalConfig::new().directory(folder.file(name));
     let files = Locker::new(FileLock::open(&config("file"))?)?;
     let sockets = Locker::new(runtime.block_on(SocketLock::open(&config("socket")))?)?;
-    let path = |prefix: &str, slot: usize| folder.0.join(format!("{prefix}-{slot}"));
+    let path = |prefix: &str, slot: usize| folder.file(&format!("{prefix}-{slot}"));
     let named: Result<Vec<_>, _> = (0..KEYS).map(|slot| NamedLock::with_path(path("named", slot))).collect();
     Ok(vec![
         entrant("fd-lock, opened each time", Opened((0..KEYS).map(|slot| path("fd", slot)).collect())),

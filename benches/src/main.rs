@@ -4,37 +4,50 @@
 //! order that rotates, so that whatever else the machine does meets all of them alike. Figures are medians over the
 //! rounds; compare them within one run only. Nothing is asserted.
 
+mod apart;
+mod crew;
 #[cfg(feature = "dynamodb")]
 mod dynamodb;
+mod figures;
 mod held;
 mod hot;
 mod local;
+mod locking;
 mod memory;
 mod ours;
 mod peers;
+mod pools;
 mod python;
 mod rabbitmq;
+mod record;
 mod redis;
 mod report;
+mod shared;
 mod stats;
 mod subject;
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::subject::Failure;
+use tokio::runtime::Runtime;
+
+use crate::{record::Record, report::Part, subject::Failure};
 
 const USAGE: &str = "\
 usage: tasklock-benches [--quick] [--rounds N] [--part NAME] [--only TEXT] [--names N]
-                        [--json PATH] [--dynamodb-lock PATH]
+                        [--json FOLDER] [--render DOCUMENT] [--dynamodb-lock PATH]
 
   --quick       few short rounds: does it run, not what it measures
   --rounds N    rounds per table
-  --part NAME   only this part: memory, local, redis, held, rabbitmq, dynamodb
+  --part NAME   only this part: memory, local, redis, shared, pools, held, rabbitmq, dynamodb
   --only TEXT   only subjects whose name contains TEXT (may be repeated)
   --names N     how many new names RabbitMQ is given
-  --json PATH   also write the figures to PATH
 
+  --json FOLDER         also keep the figures there, in a file for each part; not with --only
+  --render DOCUMENT     measure nothing: write the figures that are kept into this document
   --dynamodb-lock PATH  the program built from benches/dynamodb-lock, a peer";
+
+/// In the order in which they run.
+const PARTS: [&str; 8] = ["memory", "local", "redis", "shared", "pools", "held", "rabbitmq", "dynamodb"];
 
 /// How long a run takes.
 #[derive(Debug, Clone, Copy)]
@@ -52,12 +65,14 @@ struct Plan {
     #[cfg_attr(not(feature = "dynamodb"), allow(dead_code))]
     dynamodb_cycles: usize,
     crowd_rounds: usize,
-    /// How long a round of several processes takes.
+    /// How long a round of several processes takes, or one of many tasks that wait for each other.
     crowd_span: Duration,
     rabbit_rounds: usize,
     rabbit_cycles: usize,
     /// Each costs the broker a queue.
     rabbit_names: usize,
+    /// Members given to a pool at once.
+    pool_members: usize,
     /// Leases held at once.
     held: usize,
     held_span: Duration,
@@ -77,6 +92,7 @@ impl Plan {
         rabbit_rounds: 5,
         rabbit_cycles: 200,
         rabbit_names: 1_000,
+        pool_members: 20_000,
         held: 100_000,
         held_span: Duration::from_secs(30),
     };
@@ -93,6 +109,7 @@ impl Plan {
         rabbit_rounds: 1,
         rabbit_cycles: 20,
         rabbit_names: 20,
+        pool_members: 2_000,
         held: 1_000,
         held_span: Duration::from_secs(2),
     };
@@ -107,9 +124,12 @@ impl Plan {
 #[derive(Debug)]
 struct Arguments {
     plan: Plan,
+    /// The plan in words.
+    length: String,
     part: Option<String>,
     only: Vec<String>,
     json: Option<PathBuf>,
+    render: Option<PathBuf>,
     #[cfg_attr(not(feature = "dynamodb"), allow(dead_code))]
     dynamodb_lock: Option<PathBuf>,
 }
@@ -117,17 +137,26 @@ struct Arguments {
 impl Arguments {
     /// `None` when only the usage was asked for.
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
-        let mut parsed = Self { plan: Plan::FULL, part: None, only: Vec::new(), json: None, dynamodb_lock: None };
+        let mut parsed = Self {
+            plan: Plan::FULL,
+            length: "at full length".to_owned(),
+            part: None,
+            only: Vec::new(),
+            json: None,
+            render: None,
+            dynamodb_lock: None,
+        };
         let (mut rounds, mut names) = (None, None);
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value\n{USAGE}"));
             match word.as_str() {
-                "--quick" => parsed.plan = Plan::QUICK,
+                "--quick" => (parsed.plan, parsed.length) = (Plan::QUICK, "few short rounds".to_owned()),
                 "--rounds" => rounds = Some(value()?.parse().map_err(|e| format!("--rounds: {e}"))?),
                 "--part" => parsed.part = Some(value()?),
                 "--only" => parsed.only.push(value()?),
                 "--names" => names = Some(value()?.parse().map_err(|e| format!("--names: {e}"))?),
                 "--json" => parsed.json = Some(value()?.into()),
+                "--render" => parsed.render = Some(value()?.into()),
                 "--dynamodb-lock" => parsed.dynamodb_lock = Some(value()?.into()),
                 "--help" | "-h" => return Ok(None),
                 _ => return Err(format!("unknown argument {word}\n{USAGE}")),
@@ -135,6 +164,7 @@ impl Arguments {
         }
         if let Some(rounds) = rounds {
             parsed.plan = parsed.plan.with_rounds(rounds);
+            parsed.length.push_str(&format!(", rounds: {rounds}"));
         }
         parsed.plan.rabbit_names = names.unwrap_or(parsed.plan.rabbit_names);
         Ok(Some(parsed))
@@ -146,6 +176,23 @@ impl Arguments {
 
     fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|text| name.contains(text.as_str()))
+    }
+
+    /// This part, if there is one.
+    fn run(&self, runtime: &Runtime, part: &str) -> Result<Option<Part>, Failure> {
+        let (plan, wants) = (self.plan, |name: &str| self.wants(name));
+        Ok(Some(match part {
+            "memory" => memory::run(runtime, plan, wants)?,
+            "local" => local::run(runtime, plan, wants)?,
+            "redis" => redis::run(runtime, plan, wants)?,
+            "shared" => shared::run(runtime, plan, wants)?,
+            "pools" => pools::run(runtime, plan, wants)?,
+            "held" => held::run(runtime, plan, wants)?,
+            "rabbitmq" => rabbitmq::run(runtime, plan, wants)?,
+            #[cfg(feature = "dynamodb")]
+            "dynamodb" => dynamodb::run(runtime, plan, self.dynamodb_lock.as_deref(), wants)?,
+            _ => return Ok(None),
+        }))
     }
 }
 
@@ -166,46 +213,26 @@ fn main() -> Result<(), Failure> {
         return Ok(());
     };
 
-    let mut parts = Vec::new();
-    if arguments.has("memory") {
-        let mut entrants = peers::all();
-        {
-            let _within = runtime.enter();
-            entrants.extend(ours::all()?);
-        }
-        entrants.retain(|entrant| arguments.wants(entrant.name()));
-        let mut part = memory::run(&runtime, &entrants, arguments.plan)?;
-        part.tables.push(hot::run(&runtime, arguments.plan, |name| arguments.wants(name))?);
-        parts.push(part);
-    }
-    if arguments.has("local") {
-        parts.push(local::run(&runtime, arguments.plan, |name| arguments.wants(name))?);
-    }
-    if arguments.has("redis") {
-        parts.push(redis::run(&runtime, arguments.plan, |name| arguments.wants(name))?);
-    }
-    if arguments.has("held") && arguments.wants("tasklock") {
-        parts.push(held::run(&runtime, arguments.plan)?);
-    }
-    if arguments.has("rabbitmq") {
-        parts.push(rabbitmq::run(&runtime, arguments.plan, |name| arguments.wants(name))?);
-    }
-    #[cfg(feature = "dynamodb")]
-    if arguments.has("dynamodb") {
-        let apart = arguments.dynamodb_lock.as_deref();
-        parts.push(dynamodb::run(&runtime, arguments.plan, apart, |name| arguments.wants(name))?);
-    }
-    if parts.iter().flat_map(|part| &part.tables).all(|table| table.rows.is_empty()) {
-        return Err("no part or subject has such a name".into());
+    if let (Some(document), Some(folder)) = (&arguments.render, &arguments.json) {
+        let kept = PARTS.iter().map(|name| Record::read(folder, name)).collect::<Result<Vec<_>, _>>()?;
+        return figures::render(document, &kept.into_iter().flatten().collect::<Vec<_>>());
     }
 
-    print!("{}", report::text(arguments.plan, &parts));
-    if let Some(path) = &arguments.json {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
+    let mut any = false;
+    for name in PARTS.into_iter().filter(|name| arguments.has(name)) {
+        let made = Record::make(name, &arguments.length, || arguments.run(&runtime, name))?;
+        let Some(record) = made else { continue };
+        any |= record.part.tables.iter().any(|table| !table.rows.is_empty());
+        print!("{}", record.part);
+        if let Some(folder) = &arguments.json
+            && arguments.only.is_empty()
+        {
+            record.write(folder)?;
         }
-        std::fs::write(path, report::json(arguments.plan, &parts))?;
-        println!("\nwritten to {}", path.display());
     }
+    if !any {
+        return Err("no part or subject has such a name".into());
+    }
+    println!("\n{:?}", arguments.plan);
     Ok(())
 }

@@ -3,9 +3,9 @@
 use tokio::runtime::Runtime;
 
 use crate::{
-    Plan,
+    Plan, hot, ours, peers,
     report::{Cell, Column, Part, Table},
-    stats::{Summary, interleave, quantile},
+    stats::{Summary, interleave, median, quantile, worst},
     subject::{Contended, Entrant, Failure, KEYS, TASKS, Walk},
 };
 
@@ -15,15 +15,26 @@ tasklock's guards are 'static and carry a fencing token, a deadline, its renewal
 The floor, a tokio Mutex found by index, has no keys to look up and none to forget.
 Medians over interleaved rounds; max is the worst wait of any round. Compare within one run only.";
 
-pub(crate) fn run(runtime: &Runtime, entrants: &[Box<dyn Entrant>], plan: Plan) -> Result<Part, Failure> {
+pub(crate) fn run(runtime: &Runtime, plan: Plan, wants: impl Fn(&str) -> bool) -> Result<Part, Failure> {
+    let mut entrants = peers::all();
+    {
+        let _within = runtime.enter();
+        entrants.extend(ours::all()?);
+    }
+    entrants.retain(|entrant| wants(entrant.name()));
+    let entrants = entrants.as_slice();
     let alone = |threads: usize, how: &str| {
         let title = format!("lock + unlock, {KEYS} keys, nobody waiting, {how}");
         let walk = Walk { threads, keys: KEYS, cycles: plan.cycles };
         uncontended(entrants, plan.rounds, walk, &format!("uncontended_{threads}"), title)
     };
-    let tables =
-        vec![alone(1, "1 thread")?, alone(2, "2 threads that share no key")?, contended(runtime, entrants, plan)?];
-    Ok(Part { tables, notes: NOTES.into() })
+    let tables = vec![
+        alone(1, "1 thread")?,
+        alone(2, "2 threads that share no key")?,
+        contended(runtime, entrants, plan)?,
+        hot::run(runtime, plan, wants)?,
+    ];
+    Ok(Part::new(tables, NOTES))
 }
 
 pub(crate) fn uncontended(
@@ -53,20 +64,16 @@ pub(crate) fn uncontended(
 fn contended(runtime: &Runtime, entrants: &[Box<dyn Entrant>], plan: Plan) -> Result<Table, Failure> {
     let per_entrant =
         interleave(entrants.len(), plan.rounds, |at| Ok(Hot::from(&entrants[at].contended(runtime, plan.hot)?)))?;
-    let rows = entrants.iter().zip(per_entrant).map(|(entrant, mut rounds)| {
-        let over = |figure: fn(&Hot) -> f64| Summary::of(rounds.iter().map(figure));
+    let rows = entrants.iter().zip(per_entrant).map(|(entrant, rounds)| {
+        let over = |figure: fn(&Hot) -> f64| median(&rounds, figure);
         let (rate, p50, p99) = (over(|h| h.rate), over(|h| h.p50_us), over(|h| h.p99_us));
-        let max = rounds.iter().map(|h| h.max_us).fold(0.0, f64::max);
-        // The round in the middle, so that both counts are of the same round.
-        rounds.sort_by(|a, b| a.fairness().total_cmp(&b.fairness()));
-        let (least, most, fairness) =
-            rounds.get(rounds.len() / 2).map_or((0, 0, 0.0), |h| (h.least, h.most, h.fairness()));
+        let max = worst(&rounds, |h| h.max_us);
         let cells = vec![
-            Cell::of(rate.median),
-            Cell::of(p50.median),
-            Cell::of(p99.median),
+            Cell::of(rate),
+            Cell::of(p50),
+            Cell::of(p99),
             Cell::of(max),
-            Cell { text: format!("{least}:{most}"), value: fairness },
+            Cell::share(rounds.iter().map(|h| (h.least, h.most))),
         ];
         (entrant.name().to_owned(), cells)
     });
@@ -92,12 +99,6 @@ struct Hot {
     max_us: f64,
     least: usize,
     most: usize,
-}
-
-impl Hot {
-    fn fairness(&self) -> f64 {
-        self.least as f64 / self.most.max(1) as f64
-    }
 }
 
 impl From<&Contended> for Hot {

@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use crate::{
     Plan,
     report::{Cell, Column, Part, Table},
-    stats::{Summary, interleave, quantile},
+    stats::{Laps, Spread, interleave, median, micros},
     subject::Failure,
 };
 
@@ -34,7 +34,7 @@ pub(crate) fn run(runtime: &Runtime, plan: Plan, wants: impl Fn(&str) -> bool) -
     if wants(NEW_NAMES) && plan.rabbit_names > 0 {
         tables.push(new_names(runtime, plan, &scene, &broker)?);
     }
-    Ok(Part { tables, notes: NOTES.into() })
+    Ok(Part::new(tables, NOTES))
 }
 
 /// What is measured, one at a time.
@@ -84,50 +84,50 @@ impl Scene {
         Ok(Scene { here, there, raw, key, bare: name("bare") })
     }
 
-    /// Microseconds, ascending.
-    async fn measure(&self, step: Step, cycles: usize) -> Result<Vec<f64>, Failure> {
+    async fn measure(&self, step: Step, cycles: usize) -> Result<Laps, Failure> {
         let (here, key) = (&self.here, self.key.as_str());
-        let mut times = Times::default();
+        let mut laps = Laps::default();
         match step {
             Step::RoundTrip => {
                 for _ in 0..cycles {
-                    times.time(here.ping()).await?;
+                    laps.time(here.ping()).await?;
                 }
             }
             Step::Acquire => {
                 for _ in 0..cycles {
-                    times.time(here.acquire(key)).await?.release().await?;
+                    laps.time(here.acquire(key)).await?.release().await?;
                 }
             }
             Step::Release => {
                 for _ in 0..cycles {
                     let guard = here.acquire(key).await?;
-                    times.time(guard.release()).await?;
+                    laps.time(guard.release()).await?;
                 }
             }
             Step::Cycle => {
                 for _ in 0..cycles {
-                    times.time(async { here.acquire(key).await?.release().await }).await?;
+                    laps.time(async { here.acquire(key).await?.release().await }).await?;
                 }
             }
             Step::Refused => {
                 let guard = here.acquire(key).await?;
                 for _ in 0..cycles.div_ceil(10) {
-                    if times.time(self.there.try_acquire(key)).await?.is_some() {
+                    if laps.time(self.there.try_acquire(key)).await?.is_some() {
                         return Err("two holders".into());
                     }
                 }
                 guard.release().await?;
             }
-            Step::HandOver => self.hand_over(cycles, &mut times).await?,
-            Step::Bare => times.0 = self.raw[0].hand_overs(&self.raw[1], &self.bare, cycles).await,
+            Step::HandOver => self.hand_over(cycles, &mut laps).await?,
+            Step::Bare => {
+                let times = self.raw[0].hand_overs(&self.raw[1], &self.bare, cycles).await;
+                laps = times.into_iter().map(micros).collect::<Vec<f64>>().into();
+            }
         }
-        let mut micros: Vec<f64> = times.0.iter().map(|time| time.as_nanos() as f64 / 1000.0).collect();
-        micros.sort_by(f64::total_cmp);
-        Ok(micros)
+        Ok(laps)
     }
 
-    async fn hand_over(&self, cycles: usize, times: &mut Times) -> Result<(), Failure> {
+    async fn hand_over(&self, cycles: usize, laps: &mut Laps) -> Result<(), Failure> {
         let (lockers, key) = ([&self.here, &self.there], self.key.as_str());
         let mut guard = self.here.acquire(key).await?;
         for n in 1..=cycles {
@@ -135,7 +135,7 @@ impl Scene {
             if tokio::time::timeout(IN_LINE, &mut next).await.is_ok() {
                 return Err("two holders".into());
             }
-            let (released, granted) = tokio::join!(guard.release(), times.time(next));
+            let (released, granted) = tokio::join!(guard.release(), laps.time(next));
             released?;
             guard = granted?;
         }
@@ -149,16 +149,10 @@ fn steps_of(runtime: &Runtime, plan: Plan, scene: &Arc<Scene>, steps: &[Step]) -
         let (scene, step) = (scene.clone(), steps[at]);
         // Spawned, as in a service: what is blocked on is on a thread apart from the connection's.
         let measured = async move { scene.measure(step, plan.rabbit_cycles).await };
-        let micros = runtime.block_on(async { tokio::spawn(measured).await? })?;
-        Ok((quantile(&micros, 0.5), quantile(&micros, 0.99)))
+        Ok(Spread::from(runtime.block_on(async { tokio::spawn(measured).await? })?))
     })?;
-    let medians: Vec<(f64, f64)> = per_step
-        .iter()
-        .map(|rounds| {
-            let over = |of: fn(&(f64, f64)) -> f64| Summary::of(rounds.iter().map(of)).median;
-            (over(|round| round.0), over(|round| round.1))
-        })
-        .collect();
+    let medians: Vec<(f64, f64)> =
+        per_step.iter().map(|rounds| (median(rounds, |round| round.p50), median(rounds, |round| round.p99))).collect();
     let trip = steps.iter().position(|step| *step == Step::RoundTrip).map_or(f64::NAN, |at| medians[at].0);
     let rows = steps.iter().zip(medians).map(|(step, (p50, p99))| {
         (step.name().to_owned(), vec![Cell::of(p50), Cell::of(p99), Cell::ratio(p50 / trip)])
@@ -184,15 +178,14 @@ fn new_names(runtime: &Runtime, plan: Plan, scene: &Arc<Scene>, broker: &Broker)
     let acquire = {
         let mark = mark.clone();
         async move {
-            let mut times = Times::default();
+            let mut laps = Laps::default();
             for n in 0..names {
-                times.time(lock.acquire(format!("{n}.{mark}"))).await?.release().await?;
+                laps.time(lock.acquire(format!("{n}.{mark}"))).await?.release().await?;
             }
-            Ok::<_, Failure>(times)
+            Ok::<_, Failure>(laps)
         }
     };
-    let mut times = runtime.block_on(async { tokio::spawn(acquire).await? })?;
-    times.0.sort_unstable();
+    let spread = Spread::from(runtime.block_on(async { tokio::spawn(acquire).await? })?);
     let (full, gone) = runtime.block_on(async {
         let full = broker.memory().await;
         broker.control(&["set_policy", "soon", "^tasklock\\.1", r#"{"expires":1000}"#, "--apply-to", "queues"]).await;
@@ -200,9 +193,8 @@ fn new_names(runtime: &Runtime, plan: Plan, scene: &Arc<Scene>, broker: &Broker)
         until("gone", async || broker.queues(&mark).await.is_empty()).await;
         (full, started.elapsed())
     });
-    let micros = |share| quantile(&times.0, share).as_nanos() as f64 / 1000.0;
     let kib = full.saturating_sub(before) as f64 * 1024.0 / names as f64;
-    let cells = vec![Cell::of(micros(0.5)), Cell::of(micros(0.99)), Cell::of(kib), Cell::of(gone.as_secs_f64())];
+    let cells = vec![Cell::of(spread.p50), Cell::of(spread.p99), Cell::of(kib), Cell::of(gone.as_secs_f64())];
     Ok(Table {
         id: "rabbitmq_names".to_owned(),
         title: format!("RabbitMQ: {names} names, each locked once"),
@@ -214,16 +206,4 @@ fn new_names(runtime: &Runtime, plan: Plan, scene: &Arc<Scene>, broker: &Broker)
         ],
         rows: vec![(NEW_NAMES.to_owned(), cells)],
     })
-}
-
-#[derive(Default)]
-struct Times(Vec<Duration>);
-
-impl Times {
-    async fn time<T>(&mut self, future: impl Future<Output = T>) -> T {
-        let started = Instant::now();
-        let value = future.await;
-        self.0.push(started.elapsed());
-        value
-    }
 }

@@ -1,119 +1,110 @@
-//! Tables for people and JSON for programs.
+//! What a part measured: tables for people, and the same for programs.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{borrow::Cow, fmt};
 
-use crate::Plan;
+use serde::{Deserialize, Serialize};
 
 /// Tables that belong together, and what is to be known to read them.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Part {
     pub(crate) tables: Vec<Table>,
-    pub(crate) notes: Cow<'static, str>,
+    pub(crate) notes: String,
+}
+
+impl Part {
+    pub(crate) fn new(tables: Vec<Table>, notes: impl Into<String>) -> Self {
+        Part { tables, notes: notes.into() }
+    }
 }
 
 /// What one workload measured.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Table {
     pub(crate) id: String,
     pub(crate) title: String,
     pub(crate) columns: Vec<Column>,
+    /// A subject, and a figure for each column.
     pub(crate) rows: Vec<(String, Vec<Cell>)>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Column {
-    head: &'static str,
-    field: &'static str,
+    pub(crate) head: Cow<'static, str>,
+    pub(crate) field: Cow<'static, str>,
 }
 
 impl Column {
     pub(crate) fn new(head: &'static str, field: &'static str) -> Self {
-        Self { head, field }
+        Self { head: head.into(), field: field.into() }
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Cell {
     pub(crate) text: String,
-    pub(crate) value: f64,
+    /// Nothing, if what it is compared with was not asked for.
+    pub(crate) value: Option<f64>,
 }
 
 impl Cell {
+    fn new(text: String, value: f64) -> Self {
+        if value.is_finite() { Self { text, value: Some(value) } } else { Self { text: "-".to_owned(), value: None } }
+    }
+
     pub(crate) fn of(value: f64) -> Self {
         let text = match value {
             v if v >= 10_000.0 => format!("{:.0}k", v / 1000.0),
             v if v >= 100.0 => format!("{v:.0}"),
             v => format!("{v:.1}"),
         };
-        Self { text, value }
+        Self::new(text, value)
     }
 
-    /// Where the second decimal matters. Nothing, if what it is compared with was not asked for.
+    /// Where the second decimal matters.
     pub(crate) fn ratio(value: f64) -> Self {
-        let text = if value.is_finite() { format!("{value:.2}") } else { "-".to_owned() };
-        Self { text, value }
+        Self::new(format!("{value:.2}"), value)
+    }
+
+    pub(crate) fn count(value: usize) -> Self {
+        Self::new(value.to_string(), value as f64)
+    }
+
+    /// What the least and the most served had, as `least:most`: of the round in the middle, so that both are of the same.
+    pub(crate) fn share(rounds: impl IntoIterator<Item = (usize, usize)>) -> Self {
+        let fairness = |(least, most): (usize, usize)| least as f64 / most.max(1) as f64;
+        let mut rounds: Vec<(usize, usize)> = rounds.into_iter().collect();
+        rounds.sort_by(|a, b| fairness(*a).total_cmp(&fairness(*b)));
+        let middle = rounds.get(rounds.len() / 2).copied().unwrap_or_default();
+        Self::new(format!("{}:{}", middle.0, middle.1), fairness(middle))
     }
 }
 
-pub(crate) fn text(plan: Plan, parts: &[Part]) -> String {
-    let mut out = String::new();
-    for part in parts {
-        for table in &part.tables {
-            write_table(&mut out, table);
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for table in &self.tables {
+            table.fmt(f)?;
         }
-        let _ = writeln!(out, "\n{}", part.notes);
+        writeln!(f, "\n{}", self.notes)
     }
-    let _ = writeln!(out, "\n{plan:?}");
-    out
 }
 
-fn write_table(out: &mut String, table: &Table) {
-    let names = table.rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
-    let _ = writeln!(out, "\n{}", table.title);
-    let _ = write!(out, "  {:names$}", "");
-    for column in &table.columns {
-        let _ = write!(out, "  {:>12}", column.head);
-    }
-    out.push('\n');
-    for (name, cells) in &table.rows {
-        let _ = write!(out, "  {name:names$}");
-        for cell in cells {
-            let _ = write!(out, "  {:>12}", cell.text);
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.rows.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+        write!(f, "\n{}\n  {:names$}", self.title, "")?;
+        for column in &self.columns {
+            write!(f, "  {:>12}", column.head)?;
         }
-        out.push('\n');
+        writeln!(f)?;
+        for (name, cells) in &self.rows {
+            write!(f, "  {name:names$}")?;
+            for cell in cells {
+                write!(f, "  {:>12}", cell.text)?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
     }
-}
-
-pub(crate) fn json(plan: Plan, parts: &[Part]) -> String {
-    let tables: Vec<String> = parts.iter().flat_map(|part| &part.tables).map(json_table).collect();
-    format!("{{\n  \"plan\": {},\n  \"tables\": {{\n{}\n  }}\n}}\n", quoted(&format!("{plan:?}")), tables.join(",\n"))
-}
-
-fn json_table(table: &Table) -> String {
-    let rows: Vec<String> = table
-        .rows
-        .iter()
-        .map(|(name, cells)| {
-            let fields: Vec<String> = table
-                .columns
-                .iter()
-                .zip(cells)
-                .map(|(column, cell)| format!("{}: {}", quoted(column.field), number(cell.value)))
-                .collect();
-            format!("      {}: {{ {} }}", quoted(name), fields.join(", "))
-        })
-        .collect();
-    format!("    {}: {{\n{}\n    }}", quoted(&table.id), rows.join(",\n"))
-}
-
-/// What could not be reckoned, as the subject to compare with was not asked for, is null.
-fn number(value: f64) -> String {
-    if value.is_finite() { format!("{value:.3}") } else { "null".to_owned() }
-}
-
-/// A JSON string. Names are written in this crate, so quotes and backslashes are all there is to escape.
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
 #[cfg(test)]
@@ -121,26 +112,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_names_every_figure() {
-        let table = Table {
-            id: "t".into(),
-            title: "T".into(),
-            columns: vec![Column::new("ns p50", "ns_p50")],
-            rows: vec![("a \"b\"".into(), vec![Cell::of(1.5)])],
-        };
-        assert_eq!(json_table(&table), "    \"t\": {\n      \"a \\\"b\\\"\": { \"ns_p50\": 1.500 }\n    }");
-    }
-
-    #[test]
-    fn json_has_no_numbers_that_are_none() {
-        assert_eq!((number(0.5).as_str(), number(f64::NAN).as_str()), ("0.500", "null"));
-    }
-
-    #[test]
     fn cells_are_short() {
         assert_eq!(Cell::of(42.25).text, "42.2");
         assert_eq!((Cell::ratio(1.049).text.as_str(), Cell::ratio(f64::NAN).text.as_str()), ("1.05", "-"));
         assert_eq!(Cell::of(181.4).text, "181");
         assert_eq!(Cell::of(412_345.0).text, "412k");
+    }
+
+    #[test]
+    fn shares_are_of_the_round_in_the_middle() {
+        let cell = Cell::share([(1, 10), (9, 10), (5, 10)]);
+        assert_eq!((cell.text.as_str(), cell.value), ("5:10", Some(0.5)));
+        assert_eq!(Cell::share([]).text, "0:0");
     }
 }

@@ -1,6 +1,9 @@
 //! Rounds, medians and percentiles, nothing more.
 
-use std::{io::IsTerminal, time::Instant};
+use std::{
+    io::IsTerminal,
+    time::{Duration, Instant},
+};
 
 use crate::subject::Failure;
 
@@ -24,6 +27,65 @@ impl Summary {
         ascending.sort_by(f64::total_cmp);
         Self { p10: quantile(&ascending, 0.1), median: quantile(&ascending, 0.5), p90: quantile(&ascending, 0.9) }
     }
+}
+
+/// The median of one figure over all rounds.
+pub(crate) fn median<T>(rounds: &[T], figure: impl Fn(&T) -> f64) -> f64 {
+    Summary::of(rounds.iter().map(figure)).median
+}
+
+/// The worst of one figure in any round.
+pub(crate) fn worst<T>(rounds: &[T], figure: impl Fn(&T) -> f64) -> f64 {
+    rounds.iter().map(figure).fold(0.0, f64::max)
+}
+
+/// How long things took, one after the other, in microseconds.
+#[derive(Debug, Default)]
+pub(crate) struct Laps(Vec<f64>);
+
+impl Laps {
+    pub(crate) async fn time<T>(&mut self, step: impl Future<Output = T>) -> T {
+        let started = Instant::now();
+        let value = step.await;
+        self.0.push(micros(started.elapsed()));
+        value
+    }
+
+    /// Per second.
+    #[cfg_attr(not(feature = "dynamodb"), allow(dead_code))]
+    pub(crate) fn rate(&self) -> f64 {
+        1e6 * self.0.len() as f64 / self.0.iter().sum::<f64>()
+    }
+
+    /// Ascending, as [`quantile`] wants them.
+    pub(crate) fn sorted(mut self) -> Vec<f64> {
+        self.0.sort_by(f64::total_cmp);
+        self.0
+    }
+}
+
+impl From<Vec<f64>> for Laps {
+    fn from(micros: Vec<f64>) -> Self {
+        Laps(micros)
+    }
+}
+
+/// Half and nearly all of what took so long: p50 and p99.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spread {
+    pub(crate) p50: f64,
+    pub(crate) p99: f64,
+}
+
+impl From<Laps> for Spread {
+    fn from(laps: Laps) -> Self {
+        let ascending = laps.sorted();
+        Spread { p50: quantile(&ascending, 0.5), p99: quantile(&ascending, 0.99) }
+    }
+}
+
+pub(crate) fn micros(time: Duration) -> f64 {
+    time.as_nanos() as f64 / 1000.0
 }
 
 /// Runs each of `count` subjects once per round, starting with another one each time, after a round that is thrown away.

@@ -21,9 +21,11 @@ usage: cargo xtask <task>
                  by themselves, then every test of the workspace; further
                  arguments go to cargo test
   ci             everything a change has to pass: .ci/run
-  bench          measures tasklock and its peers side by side, prints a table and
-                 writes target/bench.json; further arguments go to the harness
-                 (--quick, --rounds N, --part NAME, --only TEXT, --names N)";
+  bench          measures tasklock and its peers side by side, prints tables and
+                 keeps the figures of each part in target/bench; further arguments
+                 go to the harness (--quick, --rounds N, --part NAME, --only TEXT,
+                 --names N)
+  bench --render writes the figures that are kept into docs/benchmarks.md";
 
 fn main() -> ExitCode {
     let mut arguments = env::args().skip(1);
@@ -71,13 +73,17 @@ fn bench(arguments: &[String]) -> Result<(), Failure> {
     run.args(["--profile", "bench", "--package", "tasklock-benches"]);
     // Only where it is measured: the AWS crates take minutes.
     let part = arguments.iter().position(|word| word == "--part").and_then(|at| arguments.get(at + 1));
-    let peer = if part.is_none_or(|part| part == "dynamodb") {
+    let render = matches!(arguments, [only] if only == "--render");
+    let peer = if !render && part.is_none_or(|part| part == "dynamodb") {
         run.args(["--features", "dynamodb"]);
         Some(dynamodb_lock(&target)?)
     } else {
         None
     };
-    run.arg("--").arg("--json").arg(target.join("bench.json")).args(arguments);
+    run.arg("--").arg("--json").arg(target.join("bench")).args(arguments);
+    if render {
+        run.arg(workspace().join("docs/benchmarks.md"));
+    }
     if let Some(peer) = peer {
         run.arg("--dynamodb-lock").arg(peer);
     }

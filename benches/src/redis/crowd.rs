@@ -2,16 +2,23 @@
 
 use std::{
     env,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    process::{Child, Command, Stdio},
+    io::{Read as _, stdin},
+    process::Command,
     time::{Duration, Instant},
 };
 
 use tasklock_tests::servers::RedisServer;
 use tokio::{runtime::Runtime, task::JoinSet};
 
-use super::peers::{Kind, Times};
-use crate::{stats::quantile, subject::Failure};
+use super::{
+    peers::{Kind, Times},
+    sent,
+};
+use crate::{
+    apart::Apart,
+    stats::{Laps, Spread, quantile},
+    subject::Failure,
+};
 
 /// Who contends, and for how long.
 #[derive(Clone, Copy, Debug)]
@@ -51,16 +58,16 @@ impl Crowd {
         let round_trip_us = runtime.block_on(round_trip(server, self.hold))?;
         let processes = self.processes + usize::from(self.guests > 0);
         let crowd = |process| if process < self.processes { self.tasks } else { self.guests };
-        let mut children =
+        let children =
             (0..processes).map(|process| self.spawn(kind, server, crowd(process))).collect::<Result<Vec<_>, _>>()?;
-        for child in &mut children {
-            child.ready()?;
+        for child in &children {
+            child.hear()?;
         }
         runtime.block_on(server.reset_counts());
-        for child in &mut children {
-            child.go()?;
+        for child in &children {
+            child.tell("go")?;
         }
-        let lines = children.iter_mut().map(Member::read).collect::<Result<Vec<_>, _>>()?;
+        let lines = children.iter().map(Apart::hear).collect::<Result<Vec<_>, _>>()?;
         let counts = runtime.block_on(server.counts());
         for child in children {
             child.end()?;
@@ -69,17 +76,14 @@ impl Crowd {
         let tasks: Vec<(usize, Vec<Times>)> = lines
             .iter()
             .enumerate()
-            .flat_map(|(process, text)| text.lines().map(move |line| Ok((process, parse(line)?))))
+            .flat_map(|(process, line)| {
+                line.trim_end().split_terminator('.').map(move |task| Ok((process, parse(task)?)))
+            })
             .collect::<Result<_, Failure>>()?;
         let mut all: Vec<(usize, Times)> =
             tasks.iter().flat_map(|(process, times)| times.iter().map(move |times| (*process, *times))).collect();
         all.sort_by_key(|(_, times)| times.held);
-        let sent = counts.iter().filter(|(name, _)| match name.as_str() {
-            "evalsha" | "eval" | "ping" | "subscribe" => true,
-            "set" => kind.sets(),
-            _ => false,
-        });
-        let each = |count: u64| count as f64 / all.len().max(1) as f64;
+        let each = |count: f64| count / all.len().max(1) as f64;
         let waits = |of: &dyn Fn(usize) -> bool| {
             let mut waits: Vec<u64> = all
                 .iter()
@@ -105,20 +109,17 @@ impl Crowd {
                     - all.iter().map(|(_, times)| times.asked).min().unwrap_or(0),
             ),
             round_trip_us,
-            calls: each(sent.map(|(_, count)| count).sum()),
-            commands: each(counts.values().sum()),
+            calls: each(sent(&counts, if kind.sets() { &["set"] } else { &[] })),
+            commands: each(counts.values().sum::<u64>() as f64),
         };
         seen.hand_overs.sort_unstable();
         Ok(seen)
     }
 
-    fn spawn(self, kind: Kind, server: &RedisServer, tasks: usize) -> Result<Member, Failure> {
+    fn spawn(self, kind: Kind, server: &RedisServer, tasks: usize) -> Result<Apart, Failure> {
         let numbers = [tasks as u128, self.hold.as_millis(), self.span.as_millis()].map(|n| n.to_string());
         let mut command = Command::new(env::current_exe()?);
-        command.arg("--child").arg(kind.name()).arg(server.url()).args(numbers);
-        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let output = BufReader::new(process.stdout.take().ok_or("its output is piped")?);
-        Ok(Member { process, output })
+        Apart::start(command.arg("--child").arg(kind.name()).arg(server.url()).args(numbers))
     }
 }
 
@@ -151,54 +152,6 @@ impl Seen {
     pub(crate) fn most(&self) -> usize {
         self.per_task.iter().copied().max().unwrap_or_default()
     }
-
-    pub(crate) fn fairness(&self) -> f64 {
-        self.least() as f64 / self.most().max(1) as f64
-    }
-}
-
-/// A child, killed if the round fails.
-struct Member {
-    process: Child,
-    output: BufReader<std::process::ChildStdout>,
-}
-
-impl Member {
-    fn ready(&mut self) -> Result<(), Failure> {
-        let mut line = String::new();
-        self.output.read_line(&mut line)?;
-        if line == "ready\n" { Ok(()) } else { Err(format!("a child is not ready: {line:?}").into()) }
-    }
-
-    fn go(&mut self) -> Result<(), Failure> {
-        let mut input = self.process.stdin.as_ref().ok_or("its input is piped")?;
-        Ok(input.write_all(b"go\n")?)
-    }
-
-    /// A line a task, and an empty one.
-    fn read(&mut self) -> Result<String, Failure> {
-        let mut text = String::new();
-        loop {
-            let before = text.len();
-            if self.output.read_line(&mut text)? <= 1 {
-                text.truncate(before);
-                return Ok(text);
-            }
-        }
-    }
-
-    fn end(mut self) -> Result<(), Failure> {
-        drop(self.process.stdin.take());
-        let status = self.process.wait()?;
-        if status.success() { Ok(()) } else { Err(format!("a child: {status}").into()) }
-    }
-}
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 /// What a child does: `NAME URL TASKS HOLD_MS SPAN_MS`.
@@ -210,7 +163,7 @@ pub(crate) fn child(runtime: &Runtime, arguments: &[String]) -> Result<(), Failu
     let peer = runtime.block_on(kind.connect(url))?;
     let mut line = String::new();
     println!("ready");
-    std::io::stdin().read_line(&mut line)?;
+    stdin().read_line(&mut line)?;
     let text = runtime.block_on(async {
         let (started, mut running) = (Instant::now(), JoinSet::new());
         for _ in 0..tasks {
@@ -227,37 +180,35 @@ pub(crate) fn child(runtime: &Runtime, arguments: &[String]) -> Result<(), Failu
         let mut text = String::new();
         while let Some(task) = running.join_next().await {
             text.push_str(&task??);
-            text.push_str(".\n");
+            text.push('.');
         }
         Ok::<_, Failure>(text)
     })?;
     println!("{text}");
     // Until the parent has asked the server what it cost.
-    std::io::stdin().read_to_string(&mut line)?;
+    stdin().read_to_string(&mut line)?;
     Ok(())
 }
 
-fn parse(line: &str) -> Result<Vec<Times>, Failure> {
-    let numbers = line.trim_end_matches('.').split_whitespace().map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+/// One task's.
+fn parse(times: &str) -> Result<Vec<Times>, Failure> {
+    let numbers = times.split_whitespace().map(str::parse).collect::<Result<Vec<u64>, _>>()?;
     Ok(numbers.chunks_exact(3).map(|n| Times { asked: n[0], held: n[1], released: n[2] }).collect())
 }
 
-/// At the pace of those who hold for so long: a processor that sleeps in between takes its time to wake. Spawned, as they
+/// A GET's, p50 in microseconds, at the pace of those who hold for so long: a processor that sleeps in between takes its time to wake. Spawned, as they
 /// are.
-async fn round_trip(server: &RedisServer, pace: Duration) -> Result<f64, Failure> {
+pub(crate) async fn round_trip(server: &RedisServer, pace: Duration) -> Result<f64, Failure> {
     let peer = Kind::RoundTrip.connect(&server.url()).await?;
     let task = async move {
-        let mut micros = Vec::with_capacity(200);
+        let mut laps = Laps::default();
         for _ in 0..200 {
             if !pace.is_zero() {
                 tokio::time::sleep(pace).await;
             }
-            let started = Instant::now();
-            peer.cycle(0, Duration::ZERO).await?;
-            micros.push(started.elapsed().as_nanos() as f64 / 1000.0);
+            laps.time(peer.cycle(0, Duration::ZERO)).await?;
         }
-        micros.sort_by(f64::total_cmp);
-        Ok::<_, Failure>(quantile(&micros, 0.5))
+        Ok::<_, Failure>(Spread::from(laps).p50)
     };
     tokio::spawn(task).await?
 }

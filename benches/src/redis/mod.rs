@@ -3,20 +3,23 @@
 mod crowd;
 mod peers;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use tasklock_tests::servers::RedisServer;
 use tokio::{runtime::Runtime, task::JoinSet};
 
-pub(crate) use self::crowd::child;
-use self::{
-    crowd::{Crowd, Seen},
+use self::crowd::{Crowd, Seen};
+pub(crate) use self::{
+    crowd::{child, round_trip},
     peers::{Kind, Peer},
 };
 use crate::{
     Plan,
     report::{Cell, Column, Part, Table},
-    stats::{Summary, interleave, quantile},
+    stats::{Laps, Spread, Summary, interleave, median, worst},
     subject::{Failure, KEYS},
 };
 
@@ -53,7 +56,7 @@ pub(crate) fn run(runtime: &Runtime, plan: Plan, wants: impl Fn(&str) -> bool) -
     for hold in [Duration::ZERO, Duration::from_millis(2)] {
         tables.push(hand_over(runtime, plan, &kinds, &server, hold)?);
     }
-    Ok(Part { tables, notes: NOTES.into() })
+    Ok(Part::new(tables, NOTES))
 }
 
 /// One task, one cycle after the other.
@@ -61,22 +64,19 @@ fn uncontended(runtime: &Runtime, plan: Plan, peers: &[Box<dyn Peer>]) -> Result
     let per_peer = interleave(peers.len(), plan.redis_rounds, |at| {
         let peer = peers[at].share();
         let task = async move {
-            let mut micros = Vec::with_capacity(plan.redis_cycles);
+            let mut laps = Laps::default();
             for n in 0..plan.redis_cycles {
-                let started = Instant::now();
-                peer.cycle(n % KEYS, Duration::ZERO).await?;
-                micros.push(started.elapsed().as_nanos() as f64 / 1000.0);
+                laps.time(peer.cycle(n % KEYS, Duration::ZERO)).await?;
             }
-            micros.sort_by(f64::total_cmp);
-            Ok::<_, Failure>((quantile(&micros, 0.5), quantile(&micros, 0.99)))
+            Ok::<_, Failure>(Spread::from(laps))
         };
         // Spawned, as in a service: what is blocked on is on a thread apart from the connection's.
         runtime.block_on(async { tokio::spawn(task).await? })
     })?;
-    let over = |rounds: &[(f64, f64)], of: fn(&(f64, f64)) -> f64| Summary::of(rounds.iter().map(of)).median;
-    let trip = round_trip(peers, &per_peer, |rounds| over(rounds, |round| round.0));
+    let trip = peers.iter().position(|peer| peer.kind() == Kind::RoundTrip);
+    let trip = trip.map_or(f64::NAN, |at| median(&per_peer[at], |round| round.p50));
     let rows = peers.iter().zip(&per_peer).map(|(peer, rounds)| {
-        let (p50, p99) = (over(rounds, |round| round.0), over(rounds, |round| round.1));
+        let (p50, p99) = (median(rounds, |round| round.p50), median(rounds, |round| round.p99));
         (peer.name().to_owned(), vec![Cell::of(p50), Cell::of(p99), Cell::ratio(p50 / trip)])
     });
     Ok(Table {
@@ -136,22 +136,16 @@ fn hot(runtime: &Runtime, plan: Plan, kinds: &[Kind], server: &RedisServer, hold
     let crowd = Crowd { processes: 4, tasks: 16, guests: 0, hold, span: plan.crowd_span };
     let per_kind = interleave(kinds.len(), plan.crowd_rounds, |at| crowd.run(runtime, kinds[at], server))?;
     let rows = kinds.iter().zip(&per_kind).map(|(kind, rounds)| {
-        let over = |figure: fn(&Seen) -> f64| Summary::of(rounds.iter().map(figure)).median;
-        let max = rounds.iter().map(|seen| seen.wait_ms(1.0)).fold(0.0, f64::max);
-        // The round in the middle, so that both counts are of the same round.
-        let mut by_fairness: Vec<&Seen> = rounds.iter().collect();
-        by_fairness.sort_by(|a, b| a.fairness().total_cmp(&b.fairness()));
-        let middle = by_fairness.get(by_fairness.len() / 2);
-        let share = middle.map_or_else(String::new, |seen| format!("{}:{}", seen.least(), seen.most()));
+        let max = worst(rounds, |seen| seen.wait_ms(1.0));
         let cells = vec![
-            Cell::of(over(Seen::rate)),
-            Cell::of(over(|seen| seen.wait_ms(0.5))),
-            Cell::of(over(|seen| seen.wait_ms(0.99))),
+            Cell::of(median(rounds, Seen::rate)),
+            Cell::of(median(rounds, |seen| seen.wait_ms(0.5))),
+            Cell::of(median(rounds, |seen| seen.wait_ms(0.99))),
             Cell::of(max),
-            Cell::ratio(over(|seen| seen.wait_ms(0.99) / seen.ideal_ms())),
-            Cell { text: share, value: middle.map_or(0.0, |seen| seen.fairness()) },
-            Cell::ratio(over(|seen| seen.calls)),
-            Cell::of(over(|seen| seen.commands)),
+            Cell::ratio(median(rounds, |seen| seen.wait_ms(0.99) / seen.ideal_ms())),
+            Cell::share(rounds.iter().map(|seen| (seen.least(), seen.most()))),
+            Cell::ratio(median(rounds, |seen| seen.calls)),
+            Cell::of(median(rounds, |seen| seen.commands)),
         ];
         (kind.name().to_owned(), cells)
     });
@@ -184,16 +178,15 @@ fn one_process(
     let crowd = Crowd { processes: 1, tasks: TASKS, guests, hold: Duration::ZERO, span: plan.crowd_span };
     let per_kind = interleave(kinds.len(), plan.crowd_rounds, |at| crowd.run(runtime, kinds[at], server))?;
     let rows = kinds.iter().zip(&per_kind).map(|(kind, rounds)| {
-        let over = |figure: fn(&Seen) -> f64| Summary::of(rounds.iter().map(figure)).median;
-        let max = rounds.iter().map(|seen| seen.guest_wait_ms(1.0)).fold(0.0, f64::max);
+        let max = worst(rounds, |seen| seen.guest_wait_ms(1.0));
         let cells = vec![
-            Cell::of(over(Seen::rate)),
-            Cell::of(over(|seen| seen.wait_ms(0.5))),
-            Cell::of(over(|seen| seen.wait_ms(0.99))),
-            Cell::of(over(|seen| seen.guest_wait_ms(0.5))),
-            Cell::of(over(|seen| seen.guest_wait_ms(0.99))),
+            Cell::of(median(rounds, Seen::rate)),
+            Cell::of(median(rounds, |seen| seen.wait_ms(0.5))),
+            Cell::of(median(rounds, |seen| seen.wait_ms(0.99))),
+            Cell::of(median(rounds, |seen| seen.guest_wait_ms(0.5))),
+            Cell::of(median(rounds, |seen| seen.guest_wait_ms(0.99))),
             Cell::of(max),
-            Cell::ratio(over(|seen| seen.calls)),
+            Cell::ratio(median(rounds, |seen| seen.calls)),
         ];
         (kind.name().to_owned(), cells)
     });
@@ -225,12 +218,11 @@ fn hand_over(
     let crowd = Crowd { processes: 2, tasks: 1, guests: 0, hold, span: plan.crowd_span };
     let per_kind = interleave(kinds.len(), plan.crowd_rounds, |at| crowd.run(runtime, kinds[at], server))?;
     let rows = kinds.iter().zip(&per_kind).map(|(kind, rounds)| {
-        let over = |figure: fn(&Seen) -> f64| Summary::of(rounds.iter().map(figure)).median;
         let cells = vec![
-            Cell::of(over(|seen| seen.hand_over_us(0.5))),
-            Cell::of(over(|seen| seen.hand_over_us(0.99))),
-            Cell::of(over(|seen| seen.round_trip_us)),
-            Cell::ratio(over(|seen| seen.hand_over_us(0.5) / seen.round_trip_us)),
+            Cell::of(median(rounds, |seen| seen.hand_over_us(0.5))),
+            Cell::of(median(rounds, |seen| seen.hand_over_us(0.99))),
+            Cell::of(median(rounds, |seen| seen.round_trip_us)),
+            Cell::ratio(median(rounds, |seen| seen.hand_over_us(0.5) / seen.round_trip_us)),
         ];
         (kind.name().to_owned(), cells)
     });
@@ -250,7 +242,8 @@ fn hand_over(
     })
 }
 
-fn round_trip<T>(peers: &[Box<dyn Peer>], rounds: &[Vec<T>], median: impl Fn(&[T]) -> f64) -> f64 {
-    let found = peers.iter().zip(rounds).find(|(peer, _)| peer.kind() == Kind::RoundTrip);
-    found.map_or(f64::NAN, |(_, rounds)| median(rounds))
+/// What clients sent, scripts as one, where they send nothing else but `also`.
+pub(crate) fn sent(counts: &BTreeMap<String, u64>, also: &[&str]) -> f64 {
+    let names = ["evalsha", "eval", "ping", "subscribe"].iter().chain(also);
+    names.filter_map(|name| counts.get(*name)).sum::<u64>() as f64
 }
