@@ -1,11 +1,6 @@
 //! From a key to a guard: one attempt at once, then waiting, however often the store or the caller gives out.
 
-use std::{
-    convert::Infallible,
-    future::poll_fn,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{convert::Infallible, future::poll_fn, sync::Arc, time::Duration};
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -16,11 +11,12 @@ use crate::{
     lease::{self, Hold},
     lock::{BoxFuture, StepResult},
     options::Options,
-    queue::{Looking, Place, Seen, Told},
+    queue::{Looking, Place, Told},
     release,
     retry::{Pauses, RetryPolicy},
     runtime::InRuntime,
     shared::{Core, Shared},
+    sight::Sight,
 };
 
 /// When to ask again if neither the store nor the attempt says.
@@ -173,9 +169,8 @@ impl Standing {
                     () = shared.clock.sleep_until(give_up) => {}
                 }
                 let now = shared.clock.now();
-                let waited = now.since(started);
-                shared.observe(|| Observed::TimedOut { key: &key, waited });
-                Err(LockError::Timeout { holder: line.holder(now), key, waited })
+                shared.observe(|| Observed::TimedOut { key: &key, waited: now.since(started) });
+                Err(line.gave_up(started, now))
             };
             InRuntime::new(&shared, bounded).await?
         };
@@ -183,7 +178,8 @@ impl Standing {
             Stood::Handed(guard) => Ok(guard),
             Stood::MayAsk(standing) => {
                 let Standing { core, place, key, started } = standing;
-                let request = request(key, Intent::Wait, options, shared.clock.now());
+                let now = shared.clock.now();
+                let request = request(key, Intent::Wait, options, now);
                 let mut pursuit = Box::new(Pursuit::new(&core, Some(place), request, started, None));
                 pursuit.told_waiting = true;
                 InRuntime::new(&shared, pursuit.run(options)).await
@@ -199,6 +195,7 @@ impl Standing {
         loop {
             // Who came while the locker was being closed may not have been told.
             shared.check_open()?;
+            self.check_patience(options)?;
             if self.place.may_ask() {
                 return Ok(Stood::MayAsk(self));
             }
@@ -229,6 +226,15 @@ impl Standing {
             }
         }
     }
+
+    /// Those before ask for this one, too, and what they go through is its patience as well.
+    fn check_patience(&self, options: &Options) -> Result<(), LockError> {
+        let now = self.core.shared.clock.now();
+        match self.place.sight().out_of_patience(self.started, options.patience, now) {
+            Some(error) => Err(error.into()),
+            None => Ok(()),
+        }
+    }
 }
 
 /// An acquisition that was not granted at once. Dropped, it leaves nothing at the store.
@@ -251,9 +257,7 @@ struct Pursuit {
     call: Option<BoxFuture<'static, StepResult<Attempt>>>,
     /// Whether `call` is being polled: if it still is when this is dropped, it has panicked.
     polling: bool,
-    /// How the store failed last, if it has not answered since.
-    trouble: Option<BackendError>,
-    seen: Seen,
+    sight: Sight,
     /// Whether the observer knows already.
     told_waiting: bool,
     _leaving: TaskTrackerToken,
@@ -269,7 +273,7 @@ impl Pursuit {
         answer: Option<(Mono, StepResult<Attempt>)>,
     ) -> Self {
         Pursuit {
-            seen: place.as_ref().map_or_else(Seen::default, |place| place.seen().clone()),
+            sight: place.as_ref().map_or_else(Sight::default, |place| place.sight().clone()),
             core: core.clone(),
             place,
             started,
@@ -281,7 +285,6 @@ impl Pursuit {
             unsettled: false,
             call: None,
             polling: false,
-            trouble: None,
             request,
             told_waiting: false,
             _leaving: core.shared.waiters.token(),
@@ -290,7 +293,7 @@ impl Pursuit {
 
     async fn run(mut self: Box<Self>, options: &Options) -> Result<Guard, LockError> {
         let (shared, key, started) = (self.core.shared.clone(), self.request.key.clone(), self.started);
-        let (seen, looking) = (self.seen.clone(), self.place.as_ref().map(Place::looking));
+        let (sight, looking) = (self.sight.clone(), self.place.as_ref().map(Place::looking));
         let mut signal = shared.signal.subscribe();
         let give_up = end_of_wait(options, started);
         let outcome = tokio::select! {
@@ -298,30 +301,23 @@ impl Pursuit {
             () = async { drop(signal.wait_for(|signal| signal.closed).await) } => Some(Err(LockError::ShutDown)),
             outcome = self.pursue(options) => Some(outcome),
             () = shared.clock.sleep_until(give_up) => None,
-            never = attend(&shared, &key, started, &seen, options.warn_after, looking) => match never {},
+            never = attend(&shared, &key, started, &sight, options.warn_after, looking) => match never {},
         };
-        let outcome = outcome.unwrap_or_else(|| Err(self.given_up()));
+        let outcome = outcome.unwrap_or_else(|| {
+            let now = shared.clock.now();
+            Err(self.sight.gave_up(&key, started, now, self.call.is_some()))
+        });
         if let Err(LockError::Timeout { waited, .. }) = &outcome {
             shared.observe(|| Observed::TimedOut { key: &key, waited: *waited });
         }
         outcome
     }
 
-    /// Why the time is over: somebody else has it, or the store has not said so.
-    fn given_up(&mut self) -> LockError {
-        let now = self.core.shared.clock.now();
-        let unanswered = self.call.is_some().then(|| BackendError::unknown("the store did not answer in time"));
-        match self.trouble.take().or(unanswered) {
-            Some(error) if last(&self.seen, now).is_none() => error.into(),
-            _ => timeout(&self.request.key, self.started, now, &self.seen),
-        }
-    }
-
     async fn pursue(&mut self, options: &Options) -> Result<Guard, LockError> {
         let shared = self.core.shared.clone();
         let mut signal = shared.signal.subscribe();
         let (mut pauses, mut error_pauses) = (None, None);
-        let mut failing: Option<(Mono, u32)> = None;
+        let mut failures = 0;
         let call_bound = options.patience.max(LEAST_CALL_BOUND);
         loop {
             let (sent, answer) = match self.answer.take() {
@@ -334,14 +330,13 @@ impl Pursuit {
                         // Lost already, if the locker was shut down meanwhile.
                         return guard.check().map(|()| guard);
                     }
-                    let (since, count) = failing.get_or_insert((sent, 0));
-                    *count += 1;
+                    failures += 1;
                     let late = BackendError::transient("granted only after the lease had ended");
-                    self.found_failing(late, *since, *count, options)?;
+                    self.found_failing(late, sent, failures, options)?;
                     tokio::time::sleep(next_error_pause(&mut error_pauses)).await;
                 }
                 Ok(Attempt::Busy(busy)) => {
-                    (failing, self.trouble) = (None, None);
+                    failures = 0;
                     self.found_busy(&busy, options)?;
                     let again_in = match shared.backend.capabilities().wake {
                         WakeBy::Push => busy.retry_in.unwrap_or(FALLBACK),
@@ -358,9 +353,8 @@ impl Pursuit {
                     }
                 }
                 Err(error) => {
-                    let (since, count) = failing.get_or_insert((sent, 0));
-                    *count += 1;
-                    self.found_failing(error, *since, *count, options)?;
+                    failures += 1;
+                    self.found_failing(error, sent, failures, options)?;
                     tokio::time::sleep(next_error_pause(&mut error_pauses)).await;
                 }
             }
@@ -413,6 +407,7 @@ impl Pursuit {
         let now = self.core.shared.clock.now();
         if let Some(deadline) = in_time(&self.request, grant, sent, now) {
             self.asked = false;
+            self.sight.granted();
             let times = Times { started: self.started, now, deadline };
             let place = self.place.take();
             return Some(accept(&self.core, place, self.request.clone(), self.unsettled, grant, &times, options));
@@ -428,8 +423,7 @@ impl Pursuit {
 
     fn found_busy(&mut self, busy: &Busy, options: &Options) -> Result<(), LockError> {
         let (key, now) = (&self.request.key, self.core.shared.clock.now());
-        let sighting = busy.holder.clone().map(|holder| (now, holder));
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = sighting;
+        self.sight.busy(busy.holder.clone(), now);
         // Neither a try that was answered nor a poll of a store without a queue has left anything to withdraw.
         self.left_nothing =
             self.request.intent == Intent::Try || self.core.shared.backend.capabilities().keeps_no_queue();
@@ -438,7 +432,7 @@ impl Pursuit {
         }
         self.found_busy += 1;
         if self.found_busy >= options.retry.attempts_allowed() {
-            return Err(timeout(key, self.started, now, &self.seen));
+            return Err(self.sight.gave_up(key, self.started, now, false));
         }
         if self.found_busy == 1 && !self.told_waiting {
             self.core.shared.observe(|| Observed::Waiting { key, position: busy.position });
@@ -449,20 +443,25 @@ impl Pursuit {
     fn found_failing(
         &mut self,
         error: BackendError,
-        since: Mono,
-        count: u32,
+        sent: Mono,
+        failures: u32,
         options: &Options,
     ) -> Result<(), LockError> {
         let shared = &self.core.shared;
         self.unsettled |= error.applied() == Applied::Unknown;
-        let tried_enough = self.request.intent == Intent::Try && count >= TRY_ATTEMPTS;
-        if !error.is_retryable() || tried_enough || shared.clock.now().since(since) >= options.patience {
+        if !error.is_retryable() {
+            return Err(error.into());
+        }
+        let now = shared.clock.now();
+        // What those before went through counts, as far as this one has waited for them.
+        let since = self.sight.failed(error.clone(), sent, now).max(self.started);
+        let tried_enough = self.request.intent == Intent::Try && failures >= TRY_ATTEMPTS;
+        if tried_enough || now.since(since) >= options.patience {
             return Err(error.into());
         }
         let (key, backend) = (shared.shown(&self.request.key), shared.backend_name());
         let attempt = self.attempt;
         tracing::warn!(target: "tasklock", %key, backend, attempt, "store failed, will be asked again: {error}");
-        self.trouble = Some(error);
         Ok(())
     }
 
@@ -507,7 +506,7 @@ async fn attend(
     shared: &Shared,
     key: &Key,
     started: Mono,
-    seen: &Seen,
+    sight: &Sight,
     mut warn_after: Duration,
     looking: Option<Looking>,
 ) -> Infallible {
@@ -520,7 +519,7 @@ async fn attend(
         let look_at = looking.as_ref().map_or(Mono::NEVER, |looking| looking.look(now));
         shared.clock.sleep_until(look_at.min(warn_at)).await;
         if shared.clock.now() >= warn_at {
-            warn(shared, key, warn_after, last(seen, shared.clock.now()));
+            warn(shared, key, warn_after, sight.holder(shared.clock.now()));
             warn_after *= 2;
         }
     }
@@ -530,14 +529,4 @@ fn warn(shared: &Shared, key: &Key, waited: Duration, holder: Option<Arc<Holder>
     let (key, backend) = (shared.shown(key), shared.backend_name());
     let holder = holder.map_or_else(|| "unknown".to_owned(), |holder| holder.to_string());
     tracing::warn!(target: "tasklock", %key, backend, ?waited, holder, "still waiting");
-}
-
-fn timeout(key: &Key, started: Mono, now: Mono, seen: &Seen) -> LockError {
-    LockError::Timeout { key: key.clone(), waited: now.since(started), holder: last(seen, now) }
-}
-
-/// The holder last seen, as old as it must be by now.
-pub(crate) fn last(seen: &Seen, now: Mono) -> Option<Arc<Holder>> {
-    let (at, holder) = seen.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-    Some(Arc::new(holder.aged(now.since(at))))
 }

@@ -72,6 +72,7 @@ mod scope;
 mod semaphore;
 mod shards;
 mod shared;
+mod sight;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod together;

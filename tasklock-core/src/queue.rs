@@ -19,13 +19,13 @@ use std::{
 use hashbrown::{HashTable, hash_table::Entry};
 
 use crate::{
-    Capabilities, Fairness, FencingToken, Holder, Key, Mode, Mono, Nonce, Owner, Renew, State, Ttl,
-    acquire::last,
+    Capabilities, Fairness, FencingToken, Holder, Key, LockError, Mode, Mono, Nonce, Owner, Renew, State, Ttl,
     handoff::{Baton, Ready},
     lease::Hold,
     options::Options,
     shards::{Shards, lock},
     shared::Shared,
+    sight::Sight,
 };
 
 /// One line for each key that somebody stands in line for, or that a hold is kept of to be handed on.
@@ -50,7 +50,7 @@ struct Line {
     asker: Option<Arc<Waiter>>,
     /// The last one that the hold was handed to, out of the line: it may not have taken it yet.
     handed: Option<Arc<Waiter>>,
-    seen: Seen,
+    sight: Sight,
 }
 
 /// Whose hold it is: what the next must have in common with it, and what those who give up are told.
@@ -115,9 +115,6 @@ pub(crate) enum Next {
     /// It has left the line, and is to be released.
     Nobody(Baton),
 }
-
-/// The holder the one in front has seen last, and when, for the timeouts and warnings of all.
-pub(crate) type Seen = Arc<Mutex<Option<(Mono, Arc<Holder>)>>>;
 
 type Lines<'a> = MutexGuard<'a, HashTable<Line>>;
 
@@ -377,7 +374,7 @@ pub(crate) struct Place {
     shared: Arc<Shared>,
     key: Key,
     waiter: Arc<Waiter>,
-    seen: Seen,
+    sight: Sight,
     /// Out of the line already.
     left: bool,
 }
@@ -403,7 +400,7 @@ impl Place {
                     waiters: VecDeque::new(),
                     asker: None,
                     handed: None,
-                    seen: Seen::default(),
+                    sight: Sight::default(),
                 })
             }
         };
@@ -420,14 +417,14 @@ impl Place {
         });
         line.waiters.push_back(waiter.clone());
         let waker = line.advance(now);
-        let seen = line.seen.clone();
+        let sight = line.sight.clone();
         drop(lines);
         waker.into_iter().for_each(Waker::wake);
         if !waiter.asks() {
             // The one before it may not be polled any more.
             shared.registry.wake_by(now.after(waiter.look_every.min(SILENT)));
         }
-        Some(Place { shared: shared.clone(), key: key.clone(), waiter, seen, left: false })
+        Some(Place { shared: shared.clone(), key: key.clone(), waiter, sight, left: false })
     }
 
     /// Whether it is for this one to ask the store.
@@ -452,8 +449,8 @@ impl Place {
         Looking(self.waiter.clone())
     }
 
-    pub(crate) fn seen(&self) -> &Seen {
-        &self.seen
+    pub(crate) fn sight(&self) -> &Sight {
+        &self.sight
     }
 
     /// What this one is told. A hold that was not taken is not lost if this is dropped.
@@ -475,7 +472,7 @@ impl Place {
 
     /// The line, for when this place is given up.
     pub(crate) fn line(&self) -> LineOf {
-        LineOf { shared: self.shared.clone(), key: self.key.clone(), seen: self.seen.clone() }
+        LineOf { shared: self.shared.clone(), key: self.key.clone(), sight: self.sight.clone() }
     }
 
     /// Whether what is granted to it may be handed on.
@@ -516,18 +513,45 @@ impl Looking {
 pub(crate) struct LineOf {
     shared: Arc<Shared>,
     key: Key,
-    seen: Seen,
+    sight: Sight,
 }
 
 impl LineOf {
+    /// The line for this key, if there is one.
+    pub(crate) fn at(shared: &Arc<Shared>, key: &Key) -> Self {
+        let mut line = LineOf { shared: shared.clone(), key: key.clone(), sight: Sight::default() };
+        if let Some(sight) = line.look(|line| Some(line.sight.clone())) {
+            line.sight = sight;
+        }
+        line
+    }
+
     /// Who has what is waited for: this process, or whom the one in front has seen last.
     pub(crate) fn holder(&self, now: Mono) -> Option<Arc<Holder>> {
-        let queue = self.shared.queue.as_ref()?;
-        let tenant = find(&mut queue.lines.of(&self.key), &self.key).and_then(|line| line.holder.clone());
-        match tenant {
-            Some(tenant) => Some(Arc::new(Holder::new(tenant.owner).held(now.since(tenant.since)))),
-            None => last(&self.seen, now),
+        self.tenant(now).or_else(|| self.sight.holder(now))
+    }
+
+    /// What one that has stood in it since `started` is told when its time is over.
+    pub(crate) fn gave_up(&self, started: Mono, now: Mono) -> LockError {
+        match self.tenant(now) {
+            None => self.sight.gave_up(&self.key, started, now, self.is_asking()),
+            holder => LockError::Timeout { key: self.key.clone(), waited: now.since(started), holder },
         }
+    }
+
+    fn tenant(&self, now: Mono) -> Option<Arc<Holder>> {
+        let tenant = self.look(|line| line.holder.clone())?;
+        Some(Arc::new(Holder::new(tenant.owner).held(now.since(tenant.since))))
+    }
+
+    fn is_asking(&self) -> bool {
+        self.look(|line| line.asker.as_ref().map(drop)).is_some()
+    }
+
+    fn look<T>(&self, at: impl FnOnce(&Line) -> Option<T>) -> Option<T> {
+        let queue = self.shared.queue.as_ref()?;
+        let mut lines = queue.lines.of(&self.key);
+        find(&mut lines, &self.key).and_then(|line| at(line))
     }
 }
 

@@ -10,9 +10,10 @@ use std::{
 };
 
 use crate::{
-    Guard, InvalidOption, Key, KeyLock, Lease, LockError, Mono, Owner, ReleaseOutcome, Wait,
+    BackendError, Guard, InvalidOption, Key, KeyLock, Lease, LockError, Mono, Owner, ReleaseOutcome, Wait,
     current::{self, Releasable},
     options::{Options, setters},
+    queue::LineOf,
     runtime::InRuntime,
     shards::lock,
     shared::Shared,
@@ -165,16 +166,23 @@ impl ReentrantKey {
                 biased;
                 held = seat.held.lock() => held,
                 () = shared.clock.sleep_until(give_up) => {
-                    let waited = shared.clock.now().since(started);
-                    return Err(LockError::Timeout { key: key.clone(), waited, holder: None });
+                    return Err(LineOf::at(shared, key).gave_up(started, shared.clock.now()));
                 }
             }
         };
-        let guard = match held.upgrade() {
+        let guard = match held.guard.upgrade() {
             Some(guard) => guard.check().map(|()| guard)?,
-            None => Arc::new(self.acquire_anew(give_up, shared).await?),
+            None => {
+                held.check_patience(started, options.patience, shared.clock.now())?;
+                let acquired = self.acquire_anew(give_up, shared).await;
+                held.failed = match &acquired {
+                    Err(LockError::Backend(error)) => Some((shared.clock.now(), error.clone())),
+                    _ => None,
+                };
+                Arc::new(acquired?)
+            }
         };
-        *held = Arc::downgrade(&guard);
+        held.guard = Arc::downgrade(&guard);
         drop(held);
         Ok(ReentrantGuard { lease: guard.lease().clone(), guard: Some(guard), seat })
     }
@@ -264,8 +272,27 @@ pub(crate) struct Owners(Mutex<HashMap<(Key, Arc<str>), Owned>>);
 
 #[derive(Debug, Default)]
 struct Owned {
-    held: Arc<tokio::sync::Mutex<Weak<Guard>>>,
+    held: Arc<tokio::sync::Mutex<Taken>>,
     seated: usize,
+}
+
+/// What an owner holds, and how the last attempt to acquire it ended if the store failed, and when.
+#[derive(Debug, Default)]
+struct Taken {
+    guard: Weak<Guard>,
+    failed: Option<(Mono, BackendError)>,
+}
+
+impl Taken {
+    /// An attempt that failed meanwhile was for all who waited for it, if it took all the patience they have.
+    fn check_patience(&self, started: Mono, patience: Duration, now: Mono) -> Result<(), BackendError> {
+        match &self.failed {
+            Some((at, error)) if error.is_retryable() && *at >= started && now.since(started) >= patience => {
+                Err(error.clone())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A guard, or an acquisition, of one owner.
@@ -273,7 +300,7 @@ struct Seat {
     shared: Arc<Shared>,
     of: (Key, Arc<str>),
     /// What the owner holds, if anything; locked by whoever acquires it.
-    held: Arc<tokio::sync::Mutex<Weak<Guard>>>,
+    held: Arc<tokio::sync::Mutex<Taken>>,
 }
 
 impl Seat {
