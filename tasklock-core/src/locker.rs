@@ -4,7 +4,7 @@ use std::{fmt, future::Future, sync::Arc};
 
 use crate::{
     AllKeys, AnyKey, AsyncLock, Capabilities, Guard, IntoKey, KeyLock, Lease, LockError, LockValue, LockerBuilder,
-    Pool, ReentrantKey, RwKey, Semaphore, acquire::acquire, blocking, runtime::InRuntime, shared::Core,
+    Pool, ReentrantKey, RwKey, Semaphore, acquire::acquire, blocking, key::pool_key, runtime::InRuntime, shared::Core,
 };
 
 /// Locks by name, over some backend. Cheap to clone; one type whatever the backend.
@@ -216,7 +216,7 @@ impl Locker {
     ///
     /// [`LockError::Unsupported`] if the backend has no pools; [`LockError::InvalidKey`].
     pub fn pool(&self, name: impl IntoKey) -> Result<Pool, LockError> {
-        Pool::new(self, name.into_key_in(&self.core.prefix)?)
+        Pool::new(self, pool_key(name, &self.core.prefix)?)
     }
 
     /// The same locks for synchronous code.

@@ -59,10 +59,11 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// By a key that is a pool's.
     pub(crate) fn new(locker: &Locker, key: Key) -> Result<Self, LockError> {
         power(&locker.core().shared)?;
         let options = Options { mode: Mode::Member, ..locker.core().options.clone() };
-        Ok(Pool { locker: locker.clone(), key: key.for_pool(), options, invalid: None })
+        Ok(Pool { locker: locker.clone(), key, options, invalid: None })
     }
 
     setters!();

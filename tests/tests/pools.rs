@@ -212,6 +212,38 @@ async fn a_shutdown_ends_waits_and_holds() {
     assert_eq!((seen.locked, seen.free, seen.waiters), (0, 1, 0));
 }
 
+/// A pool and the lock of its name have nothing to do with each other, by whatever key they are named.
+#[tokio::test(start_paused = true)]
+async fn the_key_of_a_pool_names_no_lock() {
+    let (lock, store) = memory();
+    let pool = lock.pool("licences").unwrap();
+    pool.assign(["a"]).await.unwrap();
+    let guard = pool.acquire().await.unwrap();
+    let key = guard.key();
+    let refused = |outcome: Result<(), LockError>, what: &str| {
+        assert!(matches!(&outcome, Err(LockError::InvalidKey(InvalidKey::Pool { .. }))), "{what}: {outcome:?}");
+        assert!(outcome.unwrap_err().to_string().contains("licences"), "{what}");
+    };
+    refused(lock.acquire(key).await.map(drop), "acquire");
+    refused(lock.try_acquire(key).await.map(drop), "try_acquire");
+    refused(lock.key(key).shared().acquire().await.map(drop), "key");
+    refused(lock.all([key]).map(drop), "all");
+    refused(lock.any([key]).map(drop), "any");
+    refused(lock.value(key).map(drop), "value");
+    refused(lock.reentrant(key, "me").map(drop), "reentrant");
+    refused(lock.semaphore(key, 2).map(drop), "semaphore");
+    refused(lock.rw(key).map(drop), "rw");
+    refused(lock.inspect(key).await.map(drop), "inspect");
+    refused(lock.who([key]).await.map(drop), "who");
+    refused(lock.break_lock(key).await.map(drop), "break_lock");
+    refused(lock.break_if_stale(key, Duration::ZERO).await.map(drop), "break_if_stale");
+    assert!(guard.is_held() && lock.pool(key).unwrap().try_acquire().await.unwrap().is_none(), "the same pool");
+    assert!(lock.try_acquire("licences").await.unwrap().is_some(), "the lock of its name is free");
+    drop(guard);
+    pool.clear().await.unwrap();
+    assert!(store.is_empty());
+}
+
 /// A value is beside a lock, and a member's is no lock of that name.
 #[tokio::test]
 async fn a_member_has_no_value() {
