@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use tasklock::{
-    Attempt, Busy, InvalidKey, Key, LockError, Locker, LossReason, MemoryLock, Status, Ttl,
+    Applied, Attempt, Busy, InvalidKey, Key, LockError, Locker, LossReason, MemoryLock, Pool, Status, Ttl,
     testing::{self, Fault, Faulty, Op, until_quiet},
 };
 use tasklock_tests::{Script, faulty, is_lost, other, pools::drop_everywhere};
@@ -128,11 +128,17 @@ async fn a_hold_without_end_is_ended_by_its_release_alone() {
     assert!(pool.try_acquire().await.unwrap().is_some());
 }
 
+async fn members(pool: &Pool) -> HashSet<String> {
+    pool.members().await.unwrap().iter().map(|member| member.to_string()).collect()
+}
+
+fn set<const N: usize>(names: [&str; N]) -> HashSet<String> {
+    HashSet::from(names.map(str::to_owned))
+}
+
 #[tokio::test(start_paused = true)]
-async fn changes_are_repeated_until_they_are_answered() {
-    for fault in
-        [Fault::Refuse, Fault::LoseReply, Fault::Duplicate, Fault::Hang, Fault::DelayReply(Duration::from_secs(1))]
-    {
+async fn changes_that_were_not_made_are_made_again() {
+    for fault in [Fault::Refuse, Fault::Duplicate, Fault::DelayReply(Duration::from_secs(1))] {
         let (lock, faults, store) = faulty();
         let (pool, seen) = (lock.pool("licences").unwrap(), other(&store).pool("licences").unwrap());
         faults.next(Op::ChangePool, fault);
@@ -141,14 +147,41 @@ async fn changes_are_repeated_until_they_are_answered() {
         pool.shrink(["b"]).await.unwrap();
         faults.next(Op::ChangePool, fault);
         pool.extend(["d"]).await.unwrap();
-        let members: HashSet<String> = seen.members().await.unwrap().iter().map(|m| m.to_string()).collect();
-        assert_eq!(members, HashSet::from(["a", "c", "d"].map(str::to_owned)), "{fault:?}");
+        assert_eq!(members(&seen).await, set(["a", "c", "d"]), "{fault:?}");
     }
     let (lock, faults, _) = faulty();
     faults.always(Op::ChangePool, Fault::Refuse);
     let failed = lock.pool("licences").unwrap().assign(["a"]).await.unwrap_err();
-    assert!(failed.is_retryable(), "{failed}");
-    assert_eq!(faults.count(Op::ChangePool), 0, "changes have no nonce");
+    assert!(matches!(&failed, LockError::Backend(error) if error.applied() == Applied::No), "{failed}");
+    assert!(failed.is_retryable());
+}
+
+/// One that is repeated and told as done may come once more, and undo what was done after it.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_may_come_yet_is_told() {
+    let late = Duration::from_secs(5);
+    for fault in [Fault::LoseReply, Fault::Straggle(late), Fault::Hang] {
+        let (lock, faults, store) = faulty();
+        let (pool, seen) = (lock.pool("licences").unwrap(), other(&store).pool("licences").unwrap());
+        pool.assign(["a", "b"]).await.unwrap();
+        faults.next(Op::ChangePool, fault);
+        let unknown = pool.extend(["c"]).await.unwrap_err();
+        assert!(matches!(&unknown, LockError::Backend(error) if error.applied() == Applied::Unknown), "{unknown}");
+        let made_once = match fault {
+            Fault::LoseReply => set(["a", "b", "c"]),
+            _ => set(["a", "b"]),
+        };
+        assert_eq!(members(&seen).await, made_once, "not repeated: {fault:?}");
+        if fault == Fault::Straggle(late) {
+            tokio::time::sleep(late * 2).await;
+            assert_eq!(members(&seen).await, set(["a", "b", "c"]), "it comes");
+        }
+        // Known not to have been made the first time, unknown the second.
+        faults.next(Op::ChangePool, Fault::Refuse);
+        faults.next(Op::ChangePool, fault);
+        let unknown = pool.shrink(["a"]).await.unwrap_err();
+        assert!(matches!(&unknown, LockError::Backend(error) if error.applied() == Applied::Unknown), "{unknown}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
