@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -360,6 +360,31 @@ impl Waiter {
         slot.waker.take()
     }
 
+    fn poll_told(&self, cx: &mut Context<'_>) -> Poll<Told> {
+        let known = {
+            let mut slot = lock(&self.slot);
+            if let Some(told) = slot.told.take() {
+                return Poll::Ready(told);
+            }
+            slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()))
+        };
+        if known {
+            return Poll::Pending;
+        }
+        // Wakers are others' code: cloned, and dropped, where nobody waits for the slot.
+        let mut waker = Some(cx.waker().clone());
+        let told = {
+            let mut slot = lock(&self.slot);
+            let told = slot.told.take();
+            if told.is_none() {
+                std::mem::swap(&mut slot.waker, &mut waker);
+            }
+            told
+        };
+        drop(waker);
+        told.map_or(Poll::Pending, Poll::Ready)
+    }
+
     fn nudge(&self) -> Option<Waker> {
         let mut slot = lock(&self.slot);
         if slot.told.is_none() {
@@ -455,19 +480,10 @@ impl Place {
 
     /// What this one is told. A hold that was not taken is not lost if this is dropped.
     pub(crate) async fn told(&mut self) -> Told {
-        poll_fn(|cx| {
-            let mut slot = lock(&self.waiter.slot);
-            if let Some(told) = slot.told.take() {
-                // Whoever is handed the hold is out of the line.
-                self.left = matches!(told, Told::Handed(_));
-                return Poll::Ready(told);
-            }
-            if slot.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
-                slot.waker = Some(cx.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await
+        let told = poll_fn(|cx| self.waiter.poll_told(cx)).await;
+        // Whoever is handed the hold is out of the line.
+        self.left = matches!(told, Told::Handed(_));
+        told
     }
 
     /// The line, for when this place is given up.
