@@ -478,7 +478,7 @@ impl Pursuit {
         if call.is_none() && matches!(shared.backend.release_now(&claim), Some(Ok(_))) {
             return;
         }
-        shared.drive(Box::pin(release::withdraw(shared.clone(), claim, call)));
+        shared.drive(Box::pin(release::withdraw(shared, claim, call)));
     }
 }
 

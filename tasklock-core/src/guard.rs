@@ -13,7 +13,7 @@ use crate::{
     nursery::Young,
     release::Driven,
     runtime::InRuntime,
-    shared::{Core, Shared},
+    shared::{Core, GivenBack, Shared},
     values,
 };
 
@@ -137,10 +137,10 @@ impl Guard {
             return Ok(ReleaseOutcome::KeptBack);
         }
         let (shared, hold) = (self.shared().clone(), self.lease().0.clone());
-        if let Some(outcome) = shared.release_at_once(&hold) {
-            return Ok(outcome);
+        match shared.give_back(&hold) {
+            GivenBack::Now(outcome) => Ok(outcome),
+            GivenBack::Later(end) => InRuntime::new(&shared, shared.clone().wait_for(end)).await,
         }
-        InRuntime::new(&shared, shared.clone().release(hold)).await
     }
 
     /// Renews the lease now, for `ttl` from now on and at every later renewal.
@@ -237,7 +237,7 @@ impl Deref for Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.armed && !self.release_if_young() && !self.keep_back() {
-            self.shared().release_in_background(&self.lease().0);
+            self.shared().give_back_in_background(&self.lease().0);
         }
     }
 }

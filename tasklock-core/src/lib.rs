@@ -64,6 +64,7 @@ mod queue;
 mod reentrant;
 mod registry;
 mod release;
+mod renewal;
 mod request;
 mod retry;
 mod runtime;
