@@ -3,7 +3,7 @@
 use std::{
     fmt,
     ops::Deref,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
@@ -200,6 +200,10 @@ impl Guard {
         let (shared, kept_back) = (self.shared(), self.kept_back);
         let until = lease.0.min_until.filter(|until| !kept_back && *until > shared.clock.now() && lease.is_held());
         let Some(until) = until else { return false };
+        lease.0.keep_back();
+        if shared.closed.load(Ordering::SeqCst) {
+            return false;
+        }
         let (clock, lease) = (shared.clock, lease.clone());
         let later = Guard { core: self.core.clone(), hold: Held::Grown(lease), armed: true, kept_back: true };
         shared.drive(Box::pin(async move {

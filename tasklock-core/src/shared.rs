@@ -192,15 +192,18 @@ impl Shared {
         self.tasks.spawn_on(future, &self.runtime);
     }
 
-    /// No more acquisitions; every hold is lost. These were.
+    /// No more acquisitions; every hold is lost, but for those that are kept back while there is a runtime to renew them.
+    /// These were.
     pub(crate) fn close(self: &Arc<Self>) -> Vec<Arc<Hold>> {
-        self.closed.store(true, Ordering::Release);
+        // Whoever is kept back from here on sees it, or is seen below.
+        self.closed.store(true, Ordering::SeqCst);
         self.signal.send_modify(|signal| signal.closed = true);
         if let Some(queue) = &self.queue {
             queue.close(self.clock.now());
         }
         self.grow_up_all();
-        let holds = self.registry.drain();
+        let gone = self.gone.load(Ordering::Acquire);
+        let holds = self.registry.find(|hold| gone || !hold.is_kept_back());
         for hold in &holds {
             self.lose(hold, LossReason::ShutDown);
         }
