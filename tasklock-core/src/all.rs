@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use crate::{
-    Guards, IntoKey, InvalidOption, Key, Lease, LockError, Locker, Wait, current,
+    Guards, IntoKey, InvalidOption, Key, Lease, LockError, Locker, OnLost, ReleaseMode, Wait, current,
     options::{Options, setters},
     together::acquire_all,
 };
@@ -139,7 +139,16 @@ impl AllKeys {
         Fut: Future,
     {
         let body = body(guards.leases());
-        current::run_all(guards, (self.options.on_lost, self.options.release), body).await
+        current::run_all(guards, self.ending(), body).await
+    }
+
+    pub(crate) fn locker(&self) -> Result<&Locker, LockError> {
+        Ok(&self.locker)
+    }
+
+    /// What happens at the end of a body, foreseen or not.
+    pub(crate) fn ending(&self) -> (OnLost, ReleaseMode) {
+        (self.options.on_lost, self.options.release)
     }
 
     pub(crate) fn set(mut self, set: impl Fn(&mut Options)) -> Self {

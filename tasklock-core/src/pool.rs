@@ -3,8 +3,8 @@
 use std::{collections::HashSet, fmt, future::Future, ops::Deref, sync::Arc, time::Duration};
 
 use crate::{
-    Applied, Guard, Health, InvalidKey, Key, Lease, LockError, Locker, Mode, PoolChange, Pools, ReleaseOutcome, State,
-    Wait,
+    Applied, Guard, Health, InvalidKey, Key, Lease, LockError, Locker, Mode, OnLost, PoolChange, Pools, ReleaseMode,
+    ReleaseOutcome, State, Wait,
     acquire::{ERROR_PAUSES, TRY_ATTEMPTS, acquire},
     admin::unsupported,
     capabilities::POOLS,
@@ -147,7 +147,7 @@ impl Pool {
         Fut: Future,
     {
         let PoolGuard(guard) = self.acquire().await?;
-        current::run(guard, (self.options.on_lost, self.options.release), body).await
+        current::run(guard, self.ending(), body).await
     }
 
     /// Runs `body` while holding a member, which [`current`](crate::current) tells.
@@ -350,8 +350,13 @@ impl Pool {
         shared.ask(power(shared)?.health(&self.key)).await
     }
 
-    pub(crate) fn locker(&self) -> &Locker {
-        &self.locker
+    pub(crate) fn locker(&self) -> Result<&Locker, LockError> {
+        Ok(&self.locker)
+    }
+
+    /// What happens at the end of a body, foreseen or not.
+    pub(crate) fn ending(&self) -> (OnLost, ReleaseMode) {
+        (self.options.on_lost, self.options.release)
     }
 
     async fn acquire_by(&self, options: &Options) -> Result<PoolGuard, LockError> {

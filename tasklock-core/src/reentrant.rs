@@ -10,7 +10,8 @@ use std::{
 };
 
 use crate::{
-    BackendError, Guard, InvalidOption, Key, KeyLock, Lease, LockError, Mono, Owner, ReleaseOutcome, Wait,
+    BackendError, Guard, InvalidOption, Key, KeyLock, Lease, LockError, Locker, Mono, OnLost, Owner, ReleaseMode,
+    ReleaseOutcome, Wait,
     current::{self, Releasable},
     options::{Options, setters},
     queue::LineOf,
@@ -124,7 +125,7 @@ impl ReentrantKey {
         F: FnOnce(Lease) -> Fut,
         Fut: Future,
     {
-        current::run(self.acquire().await?, self.lock.ending(), body).await
+        current::run(self.acquire().await?, self.ending(), body).await
     }
 
     /// Runs `body` while holding it, if it is free or this owner's; `None`, and `body` is not run, if somebody else has it.
@@ -142,9 +143,18 @@ impl ReentrantKey {
         Fut: Future,
     {
         match self.try_acquire().await? {
-            Some(guard) => current::run(guard, self.lock.ending(), body).await.map(Some),
+            Some(guard) => current::run(guard, self.ending(), body).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    pub(crate) fn locker(&self) -> Result<&Locker, LockError> {
+        self.lock.locker()
+    }
+
+    /// What happens at the end of a body, foreseen or not.
+    pub(crate) fn ending(&self) -> (OnLost, ReleaseMode) {
+        self.lock.ending()
     }
 
     async fn enter(&self, shared: &Arc<Shared>) -> Result<ReentrantGuard, LockError> {
