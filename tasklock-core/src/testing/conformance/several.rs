@@ -1,6 +1,8 @@
 //! What core makes of a backend: several keys, and owners that enter again.
 
-use super::{AsyncLock, JoinSet, Locker, Suite, locker, pin, poll_times, until_quiet};
+use tokio::task::JoinSet;
+
+use super::{AsyncLock, Locker, Suite, locker, pin, poll_times, until_quiet};
 
 impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
     /// Several keys are taken together or not at all, in one step or one by one.
