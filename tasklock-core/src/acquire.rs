@@ -125,6 +125,7 @@ pub(crate) fn accept(
     if grant.confirm {
         hold.confirm_first();
     }
+    let place = place.inspect(|place| place.sight().granted());
     if let Some(place) = place.filter(Place::hands_on) {
         hold.line_up(Reserve::of(grant, times.now));
         place.enter(&hold);

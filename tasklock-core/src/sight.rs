@@ -14,7 +14,7 @@ pub(crate) struct Sight(Arc<Mutex<Seen>>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Whether the store has ever answered.
+    /// Whether the store has answered, since it granted last.
     answered: bool,
     /// The holder last seen, and when.
     holder: Option<(Mono, Arc<Holder>)>,
@@ -40,10 +40,9 @@ impl Sight {
         seen.holder = holder.map(|holder| (now, holder));
     }
 
-    /// The store granted the lock.
+    /// The store granted the lock: what was seen before says nothing of what comes after.
     pub(crate) fn granted(&self) {
-        let mut seen = self.seen();
-        (seen.answered, seen.outage) = (true, None);
+        *self.seen() = Seen::default();
     }
 
     /// An attempt that was sent then failed; since when they all do.

@@ -191,7 +191,6 @@ impl Pursuit {
         let now = self.core.shared.clock.now();
         if let Some(deadline) = in_time(&self.request, grant, sent, now) {
             self.asked = false;
-            self.sight.granted();
             let times = Times { started: self.started, now, deadline };
             let place = self.place.take();
             return Some(accept(&self.core, place, self.request.clone(), self.unsettled, grant, &times, options));
