@@ -25,8 +25,10 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::oneshot;
+
 use crate::{
-    Claim, FencingToken, Grant, Key, Mono, Nonce, Released, Span,
+    BackendError, Claim, FencingToken, Grant, Key, Mono, Nonce, Released, Span,
     lease::{self, Hold},
     lock::{BoxFuture, StepResult},
     options::Options,
@@ -299,10 +301,14 @@ impl Shared {
             }
             Next::Renew(baton, waiting) => {
                 let (shared, hold) = (self.clone(), hold.clone());
-                Some(GivenBack::Later(Box::pin(async move {
-                    let released = baton.pass_renewed(waiting).await?;
-                    Ok(shared.released(&hold, released))
-                })))
+                let (tell, told) = oneshot::channel();
+                // Those in line do not wait for whoever released to be polled.
+                self.drive(Box::pin(async move {
+                    let released = baton.pass_renewed(waiting).await.map(|released| shared.released(&hold, released));
+                    let _ = tell.send(released);
+                }));
+                let gone = |_| BackendError::unknown("the runtime of its locker has ended");
+                Some(GivenBack::Later(Box::pin(async move { told.await.map_err(gone)? })))
             }
             Next::Nobody(mut baton) => {
                 baton.tenure = None;

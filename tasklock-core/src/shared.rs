@@ -114,10 +114,15 @@ impl Shared {
     }
 
     /// Waits until the store has an ended hold back, within bounds; after that it goes on in the background.
-    pub(crate) async fn wait_for(self: Arc<Self>, end: EndOfHold) -> Result<ReleaseOutcome, LockError> {
+    pub(crate) fn wait_for(
+        self: Arc<Self>,
+        end: EndOfHold,
+    ) -> impl Future<Output = Result<ReleaseOutcome, LockError>> + Send {
+        // Made before anything is awaited: it goes on even if this is never polled.
+        let end = Driven::new(self, end);
         let late =
             |_| BackendError::unknown(format!("not confirmed within {RELEASE_WAIT:?}; goes on in the background"));
-        Ok(tokio::time::timeout(RELEASE_WAIT, Driven::new(self, end)).await.map_err(late)??)
+        async move { Ok(tokio::time::timeout(RELEASE_WAIT, end).await.map_err(late)??) }
     }
 
     /// Gives a hold back without waiting: what a dropped guard does, on whatever thread.

@@ -352,6 +352,14 @@ async fn a_release_before_a_renewal_tells_what_came_of_it() {
     });
     assert_eq!(released.unwrap(), ReleaseOutcome::Released);
     assert!(store.is_empty(), "told before the store had it");
+    // Not polled, it holds up nobody.
+    let held = lined(&lock).await;
+    let next = in_line(&lock, lock.key("job")).await;
+    faults.next(Op::Renew, Fault::DelayReply(Duration::from_secs(1)));
+    let mut release = Box::pin(held.release());
+    assert!(poll_times(release.as_mut(), 1).await.is_none());
+    drop(timeout(Duration::from_secs(3), next).await.expect("nobody waits for it").unwrap().unwrap());
+    assert_eq!(release.await.unwrap(), ReleaseOutcome::Released);
     // Dropped on the way, it goes on.
     let held = lined(&lock).await;
     let next = in_line(&lock, lock.key("job")).await;
