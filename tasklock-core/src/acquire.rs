@@ -1,37 +1,29 @@
 //! From a key to a guard: one attempt at once, then waiting, however often the store or the caller gives out.
 
-use std::{
-    convert::Infallible,
-    future::poll_fn,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+mod pursuit;
+mod standing;
 
-use tokio_util::task::task_tracker::TaskTrackerToken;
+use std::{sync::Arc, time::Duration};
 
+use self::{pursuit::Pursuit, standing::Standing};
 use crate::{
-    Applied, Attempt, BackendError, Busy, Claim, Grant, Guard, Holder, Intent, Key, LockError, Mono, Nonce, Observed,
-    Request, Wait, Wake, WakeBy,
+    Attempt, Claim, Grant, Guard, Holder, Intent, Key, LockError, Mono, Nonce, Request, Wait,
     core_ref::CoreRef,
     current,
     handoff::Reserve,
     lease::{self, Hold},
-    lock::{BoxFuture, StepResult},
+    lock::BoxFuture,
     options::Options,
-    queue::{Looking, Place, Seen, Told},
-    release,
-    retry::{Pauses, RetryPolicy},
+    queue::Place,
+    retry::RetryPolicy,
     runtime::InRuntime,
     shared::Shared,
 };
 
-/// When to ask again if neither the store nor the attempt says.
-const FALLBACK: Duration = Duration::from_secs(30);
 /// The least time that a call has to be answered, however little the caller's patience.
 pub(crate) const LEAST_CALL_BOUND: Duration = Duration::from_secs(5);
 /// How often a failing store is asked by a call that is not to wait.
 pub(crate) const TRY_ATTEMPTS: u32 = 3;
-const LEAST_PAUSE: Duration = Duration::from_millis(1);
 pub(crate) const ERROR_PAUSES: RetryPolicy =
     RetryPolicy::exponential(Duration::from_millis(20), Duration::from_secs(1));
 
@@ -138,6 +130,7 @@ pub(crate) fn accept(
     if grant.confirm {
         hold.confirm_first();
     }
+    let place = place.inspect(|place| place.sight().granted());
     if let Some(place) = place.filter(Place::hands_on) {
         hold.line_up(Reserve::of(grant, times.now));
         place.enter(&hold);
@@ -145,358 +138,6 @@ pub(crate) fn accept(
     let guard = core.guard(hold);
     shared.acquired(guard.key(), guard.fencing_token(), times.now.since(times.started));
     guard
-}
-
-/// An acquisition that others of this process are before. Dropped, it leaves the line, and nothing at the store.
-struct Standing {
-    core: CoreRef,
-    place: Place,
-    key: Key,
-    started: Mono,
-}
-
-/// What standing in line comes to.
-enum Stood {
-    Handed(Guard),
-    MayAsk(Standing),
-}
-
-impl Standing {
-    /// Whoever waits for ever is woken by what it is told and by nothing else: no timer of its own.
-    async fn run(self, options: &Options) -> Result<Guard, LockError> {
-        let shared = self.core.shared.clone();
-        let give_up = end_of_wait(options, self.started);
-        let stood = if give_up == Mono::NEVER {
-            self.stand(options).await?
-        } else {
-            let (key, started) = (self.key.clone(), self.started);
-            let (line, stand) = (self.place.line(), self.stand(options));
-            let bounded = async {
-                tokio::select! {
-                    biased;
-                    stood = stand => return stood,
-                    () = shared.clock.sleep_until(give_up) => {}
-                }
-                let now = shared.clock.now();
-                let waited = now.since(started);
-                shared.observe(|| Observed::TimedOut { key: &key, waited });
-                Err(LockError::Timeout { holder: line.holder(now), key, waited })
-            };
-            InRuntime::new(&shared, bounded).await?
-        };
-        match stood {
-            Stood::Handed(guard) => Ok(guard),
-            Stood::MayAsk(standing) => {
-                let Standing { core, place, key, started } = standing;
-                let request = request(key, Intent::Wait, options, shared.clock.now());
-                let mut pursuit = Box::new(Pursuit::new(&core, Some(place), request, started, None));
-                pursuit.told_waiting = true;
-                InRuntime::new(&shared, pursuit.run(options)).await
-            }
-        }
-    }
-
-    async fn stand(mut self, options: &Options) -> Result<Stood, LockError> {
-        let shared = self.core.shared.clone();
-        let _leaving = shared.waiters.token();
-        let mut warn_after = options.warn_after;
-        shared.observe(|| Observed::Waiting { key: &self.key, position: None });
-        loop {
-            // Who came while the locker was being closed may not have been told.
-            shared.check_open()?;
-            if self.place.may_ask() {
-                return Ok(Stood::MayAsk(self));
-            }
-            let told = self.place.told().await;
-            let now = shared.clock.now();
-            match told {
-                Told::Handed(baton) => {
-                    if let Some(hold) = baton.begin(options, now) {
-                        let guard = self.core.guard(hold);
-                        shared.acquired(guard.key(), guard.fencing_token(), now.since(self.started));
-                        // Lost already, if the locker was shut down meanwhile.
-                        return guard.check().map(|()| Stood::Handed(guard));
-                    }
-                    // Its time was over before it was taken up.
-                    if let Some(place) = Place::take(&shared, &self.key, options, now) {
-                        self.place = place;
-                    }
-                }
-                Told::Turn => {}
-                Told::Closed => return Err(LockError::ShutDown),
-                Told::Look => {
-                    self.place.look(now);
-                    if now >= self.started.after(warn_after) {
-                        warn(&shared, &self.key, warn_after, self.place.line().holder(now));
-                        warn_after *= 2;
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// An acquisition that was not granted at once. Dropped, it leaves nothing at the store.
-struct Pursuit {
-    core: CoreRef,
-    place: Option<Place>,
-    request: Request,
-    started: Mono,
-    /// An answer that is there already, and when its attempt was sent (or, if it was pushed, when it came).
-    answer: Option<(Mono, StepResult<Attempt>)>,
-    /// Whether this nonce was ever sent.
-    asked: bool,
-    /// Whether the last attempt was answered, and left nothing at the store.
-    left_nothing: bool,
-    attempt: u32,
-    /// How many attempts found the lock held.
-    found_busy: u32,
-    /// Whether an attempt of this nonce may reach the store yet.
-    unsettled: bool,
-    call: Option<BoxFuture<'static, StepResult<Attempt>>>,
-    /// Whether `call` is being polled: if it still is when this is dropped, it has panicked.
-    polling: bool,
-    /// How the store failed last, if it has not answered since.
-    trouble: Option<BackendError>,
-    seen: Seen,
-    /// Whether the observer knows already.
-    told_waiting: bool,
-    _leaving: TaskTrackerToken,
-}
-
-impl Pursuit {
-    /// For one that may ask the store, and may have done so.
-    fn new(
-        core: &CoreRef,
-        place: Option<Place>,
-        request: Request,
-        started: Mono,
-        answer: Option<(Mono, StepResult<Attempt>)>,
-    ) -> Self {
-        Pursuit {
-            seen: place.as_ref().map_or_else(Seen::default, |place| place.seen().clone()),
-            core: core.clone(),
-            place,
-            started,
-            asked: answer.is_some(),
-            answer,
-            left_nothing: false,
-            attempt: 0,
-            found_busy: 0,
-            unsettled: false,
-            call: None,
-            polling: false,
-            trouble: None,
-            request,
-            told_waiting: false,
-            _leaving: core.shared.waiters.token(),
-        }
-    }
-
-    async fn run(mut self: Box<Self>, options: &Options) -> Result<Guard, LockError> {
-        let (shared, key, started) = (self.core.shared.clone(), self.request.key.clone(), self.started);
-        let (seen, looking) = (self.seen.clone(), self.place.as_ref().map(Place::looking));
-        let mut signal = shared.signal.subscribe();
-        let give_up = end_of_wait(options, started);
-        let outcome = tokio::select! {
-            biased;
-            () = async { drop(signal.wait_for(|signal| signal.closed).await) } => Some(Err(LockError::ShutDown)),
-            outcome = self.pursue(options) => Some(outcome),
-            () = shared.clock.sleep_until(give_up) => None,
-            never = attend(&shared, &key, started, &seen, options.warn_after, looking) => match never {},
-        };
-        let outcome = outcome.unwrap_or_else(|| Err(self.given_up()));
-        if let Err(LockError::Timeout { waited, .. }) = &outcome {
-            shared.observe(|| Observed::TimedOut { key: &key, waited: *waited });
-        }
-        outcome
-    }
-
-    /// Why the time is over: somebody else has it, or the store has not said so.
-    fn given_up(&mut self) -> LockError {
-        let now = self.core.shared.clock.now();
-        let unanswered = self.call.is_some().then(|| BackendError::unknown("the store did not answer in time"));
-        match self.trouble.take().or(unanswered) {
-            Some(error) if last(&self.seen, now).is_none() => error.into(),
-            _ => timeout(&self.request.key, self.started, now, &self.seen),
-        }
-    }
-
-    async fn pursue(&mut self, options: &Options) -> Result<Guard, LockError> {
-        let shared = self.core.shared.clone();
-        let mut signal = shared.signal.subscribe();
-        let (mut pauses, mut error_pauses) = (None, None);
-        let mut failing: Option<(Mono, u32)> = None;
-        let call_bound = options.patience.max(LEAST_CALL_BOUND);
-        loop {
-            let (sent, answer) = match self.answer.take() {
-                Some(answered) => answered,
-                None => (shared.clock.now(), self.ask(call_bound).await),
-            };
-            match answer {
-                Ok(Attempt::Granted(grant)) => {
-                    if let Some(guard) = self.accept(&grant, sent, options) {
-                        // Lost already, if the locker was shut down meanwhile.
-                        return guard.check().map(|()| guard);
-                    }
-                    let (since, count) = failing.get_or_insert((sent, 0));
-                    *count += 1;
-                    let late = BackendError::transient("granted only after the lease had ended");
-                    self.found_failing(late, *since, *count, options)?;
-                    tokio::time::sleep(next_error_pause(&mut error_pauses)).await;
-                }
-                Ok(Attempt::Busy(busy)) => {
-                    (failing, self.trouble) = (None, None);
-                    self.found_busy(&busy, options)?;
-                    let again_in = match shared.backend.capabilities().wake {
-                        WakeBy::Push => busy.retry_in.unwrap_or(FALLBACK),
-                        WakeBy::Poll => {
-                            let pause = pauses.get_or_insert_with(|| options.retry.start()).next();
-                            busy.retry_in.unwrap_or(Duration::MAX).min(pause)
-                        }
-                    };
-                    tokio::select! {
-                        biased;
-                        () = self.until_told(sent, &mut error_pauses) => {}
-                        _ = signal.changed() => {}
-                        () = shared.clock.sleep_until(sent.after(again_in.max(LEAST_PAUSE))) => {}
-                    }
-                }
-                Err(error) => {
-                    let (since, count) = failing.get_or_insert((sent, 0));
-                    *count += 1;
-                    self.found_failing(error, *since, *count, options)?;
-                    tokio::time::sleep(next_error_pause(&mut error_pauses)).await;
-                }
-            }
-            self.attempt += 1;
-        }
-    }
-
-    /// Completes when the store has something to say to a waiter; what it grants is kept as the next answer.
-    async fn until_told(&mut self, sent: Mono, error_pauses: &mut Option<Pauses>) {
-        let shared = &self.core.shared;
-        match shared.backend.wait(&self.request).await {
-            Ok(Wake::Granted(grant)) => {
-                self.answer = Some((shared.clock.now(), Ok(Attempt::Granted(grant))));
-                self.left_nothing = false;
-            }
-            // However often it says so, the store is not asked without a pause.
-            Ok(Wake::Retry) => shared.clock.sleep_until(sent.after(LEAST_PAUSE)).await,
-            Err(_) => tokio::time::sleep(next_error_pause(error_pauses)).await,
-        }
-    }
-
-    /// One attempt, driven to its answer even if this is dropped meanwhile.
-    async fn ask(&mut self, bound: Duration) -> StepResult<Attempt> {
-        let backend = &self.core.shared.backend;
-        if self.asked && self.request.intent != Intent::Try {
-            self.request.intent = Intent::Poll { attempt: self.attempt };
-        }
-        self.asked = true;
-        self.left_nothing = false;
-        if let Some(answer) = backend.try_acquire_now(&self.request) {
-            return answer;
-        }
-        let call = self.call.insert(backend.clone().try_acquire(self.request.clone()));
-        let polling = &mut self.polling;
-        let polled = poll_fn(|cx| {
-            *polling = true;
-            let answer = call.as_mut().poll(cx);
-            *polling = false;
-            answer
-        });
-        let Ok(answer) = tokio::time::timeout(bound, polled).await else {
-            return Err(BackendError::unknown(format!("the store did not answer within {bound:?}")));
-        };
-        self.call = None;
-        answer
-    }
-
-    /// A guard, or, if the grant came too late to be of use, a fresh start under another nonce.
-    fn accept(&mut self, grant: &Grant, sent: Mono, options: &Options) -> Option<Guard> {
-        let now = self.core.shared.clock.now();
-        if let Some(deadline) = in_time(&self.request, grant, sent, now) {
-            self.asked = false;
-            let times = Times { started: self.started, now, deadline };
-            let place = self.place.take();
-            return Some(accept(&self.core, place, self.request.clone(), self.unsettled, grant, &times, options));
-        }
-        self.withdraw();
-        self.request.nonce = Nonce::fresh();
-        self.request.since = now;
-        if self.request.intent != Intent::Try {
-            self.request.intent = Intent::Wait;
-        }
-        None
-    }
-
-    fn found_busy(&mut self, busy: &Busy, options: &Options) -> Result<(), LockError> {
-        let (key, now) = (&self.request.key, self.core.shared.clock.now());
-        let sighting = busy.holder.clone().map(|holder| (now, holder));
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = sighting;
-        // Neither a try that was answered nor a poll of a store that notes nobody has left anything to withdraw.
-        self.left_nothing = self.request.intent == Intent::Try
-            || (self.core.shared.backend.capabilities().keeps_no_queue() && !busy.noted);
-        if self.request.intent == Intent::Try {
-            return Err(LockError::Held { key: key.clone(), holder: busy.holder.clone() });
-        }
-        self.found_busy += 1;
-        if self.found_busy >= options.retry.attempts_allowed() {
-            return Err(timeout(key, self.started, now, &self.seen));
-        }
-        if self.found_busy == 1 && !self.told_waiting {
-            self.core.shared.observe(|| Observed::Waiting { key, position: busy.position });
-        }
-        Ok(())
-    }
-
-    fn found_failing(
-        &mut self,
-        error: BackendError,
-        since: Mono,
-        count: u32,
-        options: &Options,
-    ) -> Result<(), LockError> {
-        let shared = &self.core.shared;
-        self.unsettled |= error.applied() == Applied::Unknown;
-        let tried_enough = self.request.intent == Intent::Try && count >= TRY_ATTEMPTS;
-        if !error.is_retryable() || tried_enough || shared.clock.now().since(since) >= options.patience {
-            return Err(error.into());
-        }
-        let (key, backend) = (shared.shown(&self.request.key), shared.backend_name());
-        let attempt = self.attempt;
-        tracing::warn!(target: "tasklock", %key, backend, attempt, "store failed, will be asked again: {error}");
-        self.trouble = Some(error);
-        Ok(())
-    }
-
-    /// Leaves nothing of this nonce at the store.
-    fn withdraw(&mut self) {
-        if !std::mem::take(&mut self.asked) || (self.left_nothing && !self.unsettled) {
-            return;
-        }
-        let shared = &self.core.shared;
-        // A call that panicked cannot be driven on.
-        let call = self.call.take().filter(|_| !self.polling);
-        let unsettled = std::mem::take(&mut self.unsettled) || self.polling;
-        let claim = Claim { unsettled, ..Claim::of(&self.request) };
-        if call.is_none() && matches!(shared.backend.release_now(&claim), Some(Ok(_))) {
-            return;
-        }
-        shared.drive(Box::pin(release::withdraw(shared.clone(), claim, call)));
-    }
-}
-
-impl Drop for Pursuit {
-    fn drop(&mut self) {
-        self.withdraw();
-    }
-}
-
-/// Most acquisitions meet no error: the policy is started by the first.
-fn next_error_pause(pauses: &mut Option<Pauses>) -> Duration {
-    pauses.get_or_insert_with(|| ERROR_PAUSES.start()).next()
 }
 
 /// When to stop waiting.
@@ -507,42 +148,8 @@ fn end_of_wait(options: &Options, started: Mono) -> Mono {
     }
 }
 
-/// Says who is waited for, again and again, each time after twice as long; and shows those behind that this one is polled.
-async fn attend(
-    shared: &Shared,
-    key: &Key,
-    started: Mono,
-    seen: &Seen,
-    mut warn_after: Duration,
-    looking: Option<Looking>,
-) -> Infallible {
-    // Said already, while it stood in line.
-    while started.after(warn_after) < shared.clock.now() {
-        warn_after *= 2;
-    }
-    loop {
-        let (now, warn_at) = (shared.clock.now(), started.after(warn_after));
-        let look_at = looking.as_ref().map_or(Mono::NEVER, |looking| looking.look(now));
-        shared.clock.sleep_until(look_at.min(warn_at)).await;
-        if shared.clock.now() >= warn_at {
-            warn(shared, key, warn_after, last(seen, shared.clock.now()));
-            warn_after *= 2;
-        }
-    }
-}
-
 fn warn(shared: &Shared, key: &Key, waited: Duration, holder: Option<Arc<Holder>>) {
     let (key, backend) = (shared.shown(key), shared.backend_name());
     let holder = holder.map_or_else(|| "unknown".to_owned(), |holder| holder.to_string());
     tracing::warn!(target: "tasklock", %key, backend, ?waited, holder, "still waiting");
-}
-
-fn timeout(key: &Key, started: Mono, now: Mono, seen: &Seen) -> LockError {
-    LockError::Timeout { key: key.clone(), waited: now.since(started), holder: last(seen, now) }
-}
-
-/// The holder last seen, as old as it must be by now.
-pub(crate) fn last(seen: &Seen, now: Mono) -> Option<Arc<Holder>> {
-    let (at, holder) = seen.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-    Some(Arc::new(holder.aged(now.since(at))))
 }

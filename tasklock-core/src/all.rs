@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use crate::{
-    Guards, IntoKey, InvalidOption, Key, Lease, LockError, Locker, Wait, current,
+    Guards, IntoKey, InvalidOption, Key, Lease, LockError, Locker, OnLost, ReleaseMode, Wait, current,
     options::{Options, setters},
     together::acquire_all,
 };
@@ -11,10 +11,11 @@ use crate::{
 /// A lock on several keys together, made by [`Locker::all`]: all of them, or none.
 ///
 /// The order in which they are named does not matter, and a key named twice is one. A backend that can take several in
-/// one step (Redis, DynamoDB, files) is asked to. Elsewhere, and where some are held and are to be waited for, they are taken one
-/// by one in the order of their names, so that of those who want the same keys one always gets on; those taken so far
-/// are held meanwhile. Somebody who takes single keys in another order can still make them wait for each other: bound
-/// the wait.
+/// one step (Redis, DynamoDB, files) is asked to, once. Elsewhere, and where some are held or awaited and are to be waited
+/// for, they are taken one by one in the order of their names, so that of those who want the same keys one always gets on;
+/// those taken so far are held meanwhile. For each of them it stands in line as others do: however many want single keys,
+/// it has its turn where they have theirs. A try stands in no line. Somebody who takes single keys in another order can
+/// still make them wait for each other: bound the wait.
 ///
 /// # Examples
 ///
@@ -139,7 +140,16 @@ impl AllKeys {
         Fut: Future,
     {
         let body = body(guards.leases());
-        current::run_all(guards, (self.options.on_lost, self.options.release), body).await
+        current::run_all(guards, self.ending(), body).await
+    }
+
+    pub(crate) fn locker(&self) -> Result<&Locker, LockError> {
+        Ok(&self.locker)
+    }
+
+    /// What happens at the end of a body, foreseen or not.
+    pub(crate) fn ending(&self) -> (OnLost, ReleaseMode) {
+        (self.options.on_lost, self.options.release)
     }
 
     pub(crate) fn set(mut self, set: impl Fn(&mut Options)) -> Self {

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use crate::{
-    Guard, IntoKey, Key, Lease, LockError, Locker, Nonce, Wait,
+    Guard, IntoKey, Key, Lease, LockError, Locker, Nonce, OnLost, ReleaseMode, Wait,
     acquire::acquire,
     all::keys_of,
     current, join,
@@ -105,7 +105,7 @@ impl AnyKey {
         Fut: Future,
     {
         let guard = self.acquire().await?;
-        current::run(guard, (self.options.on_lost, self.options.release), body).await
+        current::run(guard, self.ending(), body).await
     }
 
     async fn try_each(&self) -> Result<Guard, LockError> {
@@ -127,6 +127,15 @@ impl AnyKey {
         let start = usize::try_from(Nonce::fresh().jitter()).unwrap_or(0) % self.keys.len().max(1);
         let (before, from) = self.keys.split_at(start);
         from.iter().chain(before)
+    }
+
+    pub(crate) fn locker(&self) -> Result<&Locker, LockError> {
+        Ok(&self.locker)
+    }
+
+    /// What happens at the end of a body, foreseen or not.
+    pub(crate) fn ending(&self) -> (OnLost, ReleaseMode) {
+        (self.options.on_lost, self.options.release)
     }
 
     fn set(mut self, set: impl Fn(&mut Options)) -> Self {

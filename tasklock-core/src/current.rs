@@ -51,6 +51,12 @@ impl Frame {
         let around = RUNNING.try_with(Arc::clone).ok();
         Frame { lease: guard.lease().clone(), locker: id(guard.shared()), task: tokio::task::try_id(), around }
     }
+
+    /// One within the other; none if there are no guards, nor a body around.
+    fn of_all(guards: &Guards) -> Option<Arc<Self>> {
+        let around = RUNNING.try_with(Arc::clone).ok();
+        guards.iter().fold(around, |around, guard| Some(Arc::new(Frame { around, ..Frame::new(guard) })))
+    }
 }
 
 /// The lease under which the running synchronized body runs; the innermost if they are nested. `None` outside of one,
@@ -135,11 +141,7 @@ pub(crate) async fn run_all<F: Future>(
     (on_lost, release): (OnLost, ReleaseMode),
     body: F,
 ) -> Result<F::Output, LockError> {
-    let leases = guards.leases();
-    let mut frame = RUNNING.try_with(Arc::clone).ok();
-    for guard in &guards {
-        frame = Some(Arc::new(Frame { around: frame, ..Frame::new(guard) }));
-    }
+    let (leases, frame) = (guards.leases(), Frame::of_all(&guards));
     let value = {
         let body = pin!(async {
             match frame {
@@ -184,9 +186,18 @@ fn was_held_to_the_end(
 }
 
 /// Runs a synchronous body under `guard`.
-pub(crate) fn run_blocking<T>(guard: &Guard, body: impl FnOnce(Lease) -> T) -> T {
+pub(crate) fn run_blocking<T>(guard: &impl Releasable, body: impl FnOnce(Lease) -> T) -> T {
     let lease = guard.lease().clone();
     RUNNING.sync_scope(Arc::new(Frame::new(guard)), || body(lease))
+}
+
+/// The same under several.
+pub(crate) fn run_all_blocking<T>(guards: &Guards, body: impl FnOnce(Vec<Lease>) -> T) -> T {
+    let leases = guards.leases();
+    match Frame::of_all(guards) {
+        Some(frame) => RUNNING.sync_scope(frame, || body(leases)),
+        None => body(leases),
+    }
 }
 
 /// Polls the body as long as the locks are held, and not once after. `lost` completes when one of them is lost.

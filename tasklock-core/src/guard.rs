@@ -3,13 +3,20 @@
 use std::{
     fmt,
     ops::Deref,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::Ordering},
     time::Duration,
 };
 
 use crate::{
-    FencingToken, Key, Lease, LockError, Mono, Ttl, core_ref::CoreRef, keeper, lease::Hold, nursery::Young,
-    release::Driven, runtime::InRuntime, shared::Shared, values,
+    FencingToken, Key, Lease, LockError, Mono, Ttl,
+    core_ref::CoreRef,
+    keeper,
+    lease::Hold,
+    nursery::Young,
+    release::Driven,
+    runtime::InRuntime,
+    shared::{GivenBack, Shared},
+    values,
 };
 
 /// A held lock; dropping it gives it back. `'static` and `Send`: it may move to another task.
@@ -132,10 +139,10 @@ impl Guard {
             return Ok(ReleaseOutcome::KeptBack);
         }
         let (shared, hold) = (self.shared().clone(), self.lease().0.clone());
-        if let Some(outcome) = shared.release_at_once(&hold) {
-            return Ok(outcome);
+        match shared.give_back(&hold) {
+            GivenBack::Now(outcome) => Ok(outcome),
+            GivenBack::Later(end) => InRuntime::new(&shared, shared.clone().wait_for(end)).await,
         }
-        InRuntime::new(&shared, shared.clone().release(hold)).await
     }
 
     /// Renews the lease now, for `ttl` from now on and at every later renewal.
@@ -195,6 +202,10 @@ impl Guard {
         let (shared, kept_back) = (self.shared(), self.kept_back);
         let until = lease.0.min_until.filter(|until| !kept_back && *until > shared.clock.now() && lease.is_held());
         let Some(until) = until else { return false };
+        lease.0.keep_back();
+        if shared.closed.load(Ordering::SeqCst) {
+            return false;
+        }
         let (clock, lease) = (shared.clock, lease.clone());
         let later = Guard { core: self.core.clone(), hold: Held::Grown(lease), armed: true, kept_back: true };
         shared.drive(Box::pin(async move {
@@ -232,7 +243,7 @@ impl Deref for Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.armed && !self.release_if_young() && !self.keep_back() {
-            self.shared().release_in_background(&self.lease().0);
+            self.shared().give_back_in_background(&self.lease().0);
         }
     }
 }

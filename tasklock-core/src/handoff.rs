@@ -7,8 +7,8 @@
 //!
 //! 1. A hold that is *released* passes its tenure on, to the one in front of the line (`queue.rs`): with the next of the
 //!    tokens that were reserved, if there is one and the deadline, read in the same step, is far enough away.
-//! 2. Else the tenure is renewed first, in the background, and more tokens reserved with it. The answer says whether
-//!    others wait at the store. If so, this process has one more round of hand-overs if it had none yet, and gives the
+//! 2. Else, and after a hold that was not renewed, the tenure is renewed first, and more tokens reserved with it. The
+//!    answer says whether it was held until then, which whoever released is told, and whether others wait at the store. If so, this process has one more round of hand-overs if it had none yet, and gives the
 //!    lock up if it had; so it does if the store does not answer. A tenure that was stolen ends here.
 //! 3. A hold that is *lost* passes nothing on. Its guard releases as ever, and those in line ask the store.
 //! 4. What is handed on is a [`Baton`]: whoever drops it, cancelled in the moment of the hand-over or on the way there,
@@ -25,13 +25,17 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::oneshot;
+
 use crate::{
-    BackendError, Claim, FencingToken, Grant, Key, Mono, Nonce, Observed, Released, Renewed, Span,
+    BackendError, Claim, FencingToken, Grant, Key, Mono, Nonce, Released, Span,
     lease::{self, Hold},
+    lock::{BoxFuture, StepResult},
     options::Options,
     queue::{CLAIM, Next},
     release,
-    shared::Shared,
+    renewal::{self, LONGEST_CALL, Renewal},
+    shared::{GivenBack, Shared},
 };
 
 /// For how long a process goes on without looking whether others wait.
@@ -40,8 +44,6 @@ const LONGEST: Duration = Duration::from_millis(10);
 const MOST: usize = 64;
 /// How many tokens are reserved at a time, if as many were used up before.
 const WIDEST: u32 = 1024;
-/// The longest a renewal is waited for.
-const CALL_BOUND: Duration = Duration::from_secs(5);
 
 /// A hold at the store, between two tasks of this process.
 pub(crate) struct Tenure {
@@ -93,6 +95,8 @@ impl Tenure {
         // Looked at first: what becomes idle after this has noted what it did.
         let busy = (!hold.is_idle()).then(|| hold.clone());
         let (deadline, sound) = hold.believed_by_the_next()?;
+        // Only the store knows whether one that is not renewed was broken.
+        let sound = sound && hold.renew_after().is_some();
         Some(Tenure {
             claim: hold.claim.clone(),
             token: hold.token(),
@@ -139,11 +143,20 @@ impl Tenure {
         (self.deadline, self.renewed, self.sound) = (deadline, sent, true);
     }
 
-    async fn give_back(self, shared: Arc<Shared>) {
-        if let Some(hold) = &self.busy {
-            hold.until_idle().await;
+    /// Takes it off the store, at once if the backend can.
+    fn give_back(self, shared: &Arc<Shared>) -> Result<Released, BoxFuture<'static, StepResult<Released>>> {
+        let Tenure { claim, deadline, busy, .. } = self;
+        if busy.is_none() {
+            if let Some(Ok(released)) = shared.backend.release_now(&claim) {
+                return Ok(released);
+            }
         }
-        release::withdraw(shared, self.claim, None).await;
+        let before = async move {
+            if let Some(hold) = busy {
+                hold.until_idle().await;
+            }
+        };
+        Err(Box::pin(release::claim(shared, claim, deadline, before)))
     }
 }
 
@@ -172,58 +185,81 @@ impl Baton {
         let shared = self.shared.clone();
         match shared.next_in_line(self) {
             Next::Handed(waker) => waker.into_iter().for_each(Waker::wake),
-            Next::Renew(baton, waiting) => shared.drive(Box::pin(baton.renew(waiting))),
+            Next::Renew(baton, waiting) => shared.drive(Box::pin(async move {
+                let _ = baton.pass_renewed(waiting).await;
+            })),
             Next::Nobody(baton) => drop(baton),
         }
     }
 
-    /// Renews it, for so many who wait, and hands it on.
-    async fn renew(mut self, waiting: usize) {
-        let Some(tenure) = &mut self.tenure else { return };
+    /// Renews it, for so many who wait, and hands it on, or gives it back: whether it was held until then.
+    async fn pass_renewed(mut self, waiting: usize) -> StepResult<Released> {
         let shared = self.shared.clone();
-        if let Some(hold) = tenure.busy.take() {
+        match self.renew(waiting).await {
+            After::HandOn => match shared.next_in_line(self) {
+                Next::Handed(waker) => {
+                    waker.into_iter().for_each(Waker::wake);
+                    Ok(Released::Released)
+                }
+                Next::Renew(baton, _) | Next::Nobody(baton) => baton.give_back().await,
+            },
+            After::GiveBack => self.give_back().await,
+            After::Forget => {
+                if let Some(tenure) = self.tenure.take() {
+                    shared.leave_line(&tenure.claim.key, tenure.claim.nonce);
+                }
+                Ok(Released::NotOwner)
+            }
+        }
+    }
+
+    /// Renews it, for so many who wait.
+    async fn renew(&mut self, waiting: usize) -> After {
+        let Some(tenure) = &mut self.tenure else { return After::Forget };
+        let shared = &self.shared;
+        if let Some(hold) = &tenure.busy {
             hold.until_idle().await;
             if hold.believed_by_the_next().is_none() {
-                return;
+                return After::GiveBack;
             }
+            tenure.busy = None;
         }
         let asked = Claim { span: NonZeroU32::new(tenure.width(waiting)), ..tenure.claim.clone() };
         let sent = shared.clock.now();
         let left = tenure.deadline.since(sent);
         if left.is_zero() {
-            return;
+            return After::GiveBack;
         }
-        let answer = tokio::time::timeout(left.min(CALL_BOUND), shared.backend.renew(slice::from_ref(&asked))).await;
-        let answer = answer.ok().and_then(|answers| answers.into_iter().next());
-        let answer = answer.unwrap_or_else(|| Err(BackendError::unknown("no answer to a renewal in time")));
-        shared.observe(|| Observed::Renewed { key: &asked.key, error: answer.as_ref().err() });
+        let answer = renewal::ask(shared, slice::from_ref(&asked), None, left.min(LONGEST_CALL)).await;
+        let Some(answer) = answer.each.into_iter().next() else { return After::GiveBack };
+        let now = shared.clock.now();
+        answer.tell(shared, &asked, tenure.deadline.since(now));
         match answer {
-            Ok(Renewed::Held { validity, token, waiters, more: Some(span) })
-                if span.first > tenure.token && token.is_none_or(|token| Some(token) == asked.token) =>
-            {
+            Renewal::Held { validity, waiters, more: Some(span) } if span.first > tenure.token => {
                 let first_round = tenure.reserve.width == 0;
                 if waiters != Some(0) && !first_round {
-                    return;
+                    return After::GiveBack;
                 }
-                tenure.renewed(span, lease::deadline(asked.ttl, sent, validity), sent, shared.clock.now());
+                tenure.renewed(span, lease::deadline(asked.ttl, sent, validity), sent, now);
                 let most = if waiters == Some(0) { usize::MAX } else { MOST.min(span.count.get() as usize) };
                 if let Some(queue) = &shared.queue {
-                    queue.allow(&asked.key, asked.nonce, most, shared.clock.now());
+                    queue.allow(&asked.key, asked.nonce, most, now);
                 }
-                match shared.next_in_line(self) {
-                    Next::Handed(waker) => waker.into_iter().for_each(Waker::wake),
-                    Next::Renew(baton, _) | Next::Nobody(baton) => drop(baton),
-                }
+                After::HandOn
             }
-            Ok(Renewed::NotOwner) if !asked.unsettled => {
-                self.tenure = None;
-                shared.leave_line(&asked.key, asked.nonce);
-            }
-            Ok(_) => {}
-            Err(error) => {
-                let (key, backend) = (shared.shown(&asked.key), shared.backend_name());
-                tracing::warn!(target: "tasklock", %key, backend, "renewal failed, given back: {error}");
-            }
+            // An attempt of this nonce may come yet, and take it again.
+            Renewal::Stolen if asked.unsettled => After::GiveBack,
+            Renewal::Stolen => After::Forget,
+            Renewal::Held { .. } | Renewal::Failed(_) => After::GiveBack,
+        }
+    }
+
+    async fn give_back(mut self) -> StepResult<Released> {
+        let Some(tenure) = self.tenure.take() else { return Ok(Released::NotOwner) };
+        self.shared.leave_line(&tenure.claim.key, tenure.claim.nonce);
+        match tenure.give_back(&self.shared) {
+            Ok(released) => Ok(released),
+            Err(end) => end.await,
         }
     }
 }
@@ -233,37 +269,50 @@ impl Drop for Baton {
         let Some(tenure) = self.tenure.take() else { return };
         let shared = &self.shared;
         shared.leave_line(&tenure.claim.key, tenure.claim.nonce);
-        if tenure.busy.is_none() && matches!(shared.backend.release_now(&tenure.claim), Some(Ok(_))) {
-            return;
+        if let Err(end) = tenure.give_back(shared) {
+            shared.drive(Box::pin(async move {
+                let _ = end.await;
+            }));
         }
-        shared.drive(Box::pin(tenure.give_back(shared.clone())));
     }
 }
 
+/// What is to be done with a tenure after its renewal.
+enum After {
+    HandOn,
+    GiveBack,
+    /// The store has it for somebody else, or for nobody.
+    Forget,
+}
+
 impl Shared {
-    /// Whether an ended hold stays with this process, for its next waiter, instead of going back to the store.
-    pub(crate) fn hand_on(self: &Arc<Self>, hold: &Arc<Hold>) -> bool {
-        if hold.reserve().is_none() {
-            return false;
-        }
+    /// Has an ended hold stay with this process, for its next waiter, instead of going back to the store; `None` if there
+    /// is none who could have it.
+    pub(crate) fn hand_on(self: &Arc<Self>, hold: &Arc<Hold>) -> Option<GivenBack> {
+        hold.reserve()?;
         let Some(tenure) = Tenure::of(hold) else {
             self.leave_line(&hold.claim.key, hold.claim.nonce);
-            return false;
+            return None;
         };
         match self.next_in_line(Baton { shared: self.clone(), tenure: Some(tenure) }) {
             Next::Handed(waker) => {
                 waker.into_iter().for_each(Waker::wake);
-                self.released(hold, Released::Released);
-                true
+                Some(GivenBack::Now(self.released(hold, Released::Released)))
             }
             Next::Renew(baton, waiting) => {
-                self.released(hold, Released::Released);
-                self.drive(Box::pin(baton.renew(waiting)));
-                true
+                let (shared, hold) = (self.clone(), hold.clone());
+                let (tell, told) = oneshot::channel();
+                // Those in line do not wait for whoever released to be polled.
+                self.drive(Box::pin(async move {
+                    let released = baton.pass_renewed(waiting).await.map(|released| shared.released(&hold, released));
+                    let _ = tell.send(released);
+                }));
+                let gone = |_| BackendError::unknown("the runtime of its locker has ended");
+                Some(GivenBack::Later(Box::pin(async move { told.await.map_err(gone)? })))
             }
             Next::Nobody(mut baton) => {
                 baton.tenure = None;
-                false
+                None
             }
         }
     }

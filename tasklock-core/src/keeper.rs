@@ -14,12 +14,11 @@ use tokio::{
 };
 
 use crate::{
-    Applied, BackendError, Claim, Event, LockError, LossReason, Mono, Observed, Renewed, Ttl,
+    Claim, Event, LockError, LossReason, Mono, Ttl,
     lease::{Hold, Phase},
-    lock::StepResult,
     registry::Due,
+    renewal::{self, LONGEST_CALL, Renewal},
     shared::Shared,
-    values,
 };
 
 /// The longest a renewal is waited for, and the pause after one that failed, as parts of the time left for it.
@@ -29,7 +28,6 @@ const PAUSE_PART: u32 = 12;
 const LEAST_PAUSE_PART: u32 = 100;
 const LEAST_PAUSE: Duration = Duration::from_millis(250);
 const LEAST_CALL: Duration = Duration::from_millis(2);
-const LONGEST_CALL: Duration = Duration::from_secs(5);
 /// The longest nap: timers stand still while the machine sleeps, and leases do not.
 const NAP: Duration = Duration::from_secs(1);
 
@@ -161,31 +159,16 @@ async fn renew(
             shared.registry.hurry(&r.hold);
         }
     }
-    let bound = bound.clamp(LEAST_CALL, LONGEST_CALL);
     let writes = value.is_some() && renewing[0].hold.begin_writing();
-    let outcomes = async {
-        match (value, shared.backend.powers().values) {
-            (None, _) => shared.backend.renew(&claims).await,
-            (Some(value), Some(power)) => vec![power.update(&claims[0], value).await],
-            (Some(_), None) => vec![values::gone()],
-        }
-    };
-    let outcomes = tokio::time::timeout(bound, outcomes).await;
-    if outcomes.is_err() {
+    let renewals = renewal::ask(shared, &claims, value, bound.clamp(LEAST_CALL, LONGEST_CALL)).await;
+    if !renewals.in_time {
         renewing.iter().for_each(|r| r.hold.renewal_unanswered());
     }
-    let outcomes = outcomes.unwrap_or_default();
-    let answered =
-        |outcome: &StepResult<Renewed>| !matches!(outcome, Err(error) if error.applied() == Applied::Unknown);
-    if writes && outcomes.first().is_some_and(answered) {
+    if writes && renewals.each.first().is_some_and(|renewal| !renewal.is_unknown()) {
         renewing[0].hold.end_writing();
     }
-    let mut outcomes = outcomes.into_iter();
-    let unanswered = || Err(BackendError::unknown("no answer to a renewal in time"));
-    let settle = |(r, claim): (&Renewing, &Claim)| {
-        settle(shared, &r.hold, claim, sent, outcomes.next().unwrap_or_else(unanswered))
-    };
-    renewing.iter().zip(&claims).map(settle).collect()
+    let settled = renewing.iter().zip(&claims).zip(renewals.each);
+    settled.map(|((r, claim), renewal)| settle(shared, &r.hold, claim, sent, renewal)).collect()
 }
 
 /// Notes the outcome of one renewal, unless the hold has ended meanwhile.
@@ -194,42 +177,36 @@ fn settle(
     hold: &Arc<Hold>,
     claim: &Claim,
     sent: Mono,
-    outcome: StepResult<Renewed>,
+    renewal: Renewal,
 ) -> Result<(), LockError> {
     if hold.phase() != Phase::Held {
         return Err(hold.lost_error());
     }
     let now = shared.clock.now();
-    match outcome {
+    let lost = match &renewal {
         // Whoever looked since its deadline was told that it is lost; so it is.
-        Ok(Renewed::Held { .. }) if now >= hold.deadline() => {
-            shared.lose(hold, hold.reason_at_deadline());
-            Err(hold.lost_error())
-        }
-        Ok(Renewed::Held { token, .. }) if token.is_some() && token != claim.token => {
-            shared.lose(hold, LossReason::Stolen);
-            Err(hold.lost_error())
-        }
-        Ok(Renewed::Held { validity, .. }) => {
+        Renewal::Held { .. } if now >= hold.deadline() => Some(hold.reason_at_deadline()),
+        Renewal::Stolen => Some(LossReason::Stolen),
+        _ => None,
+    };
+    if let Some(reason) = lost {
+        shared.lose(hold, reason);
+        return Err(hold.lost_error());
+    }
+    renewal.tell(shared, claim, hold.deadline().since(now));
+    if renewal.is_unknown() {
+        hold.renewal_unknown(claim.ttl);
+    }
+    match renewal {
+        Renewal::Held { validity, .. } => {
             warn_if_late_or_long(shared, hold, now);
             hold.renewal_held(claim.ttl, sent, validity);
             shared.registry.renewed(hold, hold.renew_after().map_or(Mono::NEVER, |after| sent.after(after)));
-            shared.observe(|| Observed::Renewed { key: &claim.key, error: None });
             Ok(())
         }
-        Ok(Renewed::NotOwner) => {
-            shared.lose(hold, LossReason::Stolen);
-            Err(hold.lost_error())
-        }
-        Err(error) => {
-            if error.applied() == Applied::Unknown {
-                hold.renewal_unknown(claim.ttl);
-            }
-            let (key, backend) = (shared.shown(&claim.key), shared.backend_name());
-            let left = hold.deadline().since(now);
-            tracing::warn!(target: "tasklock", %key, backend, ?left, "renewal failed: {error}");
+        Renewal::Stolen => Err(hold.lost_error()),
+        Renewal::Failed(error) => {
             again_soon(shared, hold);
-            shared.observe(|| Observed::Renewed { key: &claim.key, error: Some(&error) });
             Err(error.into())
         }
     }

@@ -81,6 +81,11 @@ impl Key {
         Key { text, name_at, pool: false, hash }
     }
 
+    /// The same behind this prefix, and no other.
+    fn behind(self, prefix: &Prefix) -> Self {
+        if prefix.0.is_empty() && self.name_at == 0 { self } else { Self::joined(prefix, self.name()) }
+    }
+
     fn joined(prefix: &Prefix, name: &str) -> Self {
         if prefix.0.is_empty() {
             return Self::from_parts(Arc::from(name), 0);
@@ -164,7 +169,8 @@ pub trait IntoKey {
     /// [`InvalidKey`] says what is wrong with it.
     fn into_key(self) -> Result<Key, InvalidKey>;
 
-    /// The key behind a prefix, made in one step.
+    /// The key of a lock, behind a prefix, made in one step. All that is said of a lock goes through here, so that the key
+    /// of a pool is never taken for the lock of its name.
     #[doc(hidden)]
     #[allow(private_interfaces)]
     fn into_key_in(self, prefix: &Prefix) -> Result<Key, InvalidKey>
@@ -172,11 +178,10 @@ pub trait IntoKey {
         Self: Sized,
     {
         let key = self.into_key()?;
-        if prefix.0.is_empty() && key.name_at == 0 {
-            return Ok(key);
+        if key.pool {
+            return Err(InvalidKey::Pool { name: excerpt(key.name()) });
         }
-        let joined = Key::joined(prefix, key.name());
-        Ok(if key.pool { joined.for_pool() } else { joined })
+        Ok(key.behind(prefix))
     }
 }
 
@@ -216,6 +221,11 @@ impl IntoKey for Result<Key, InvalidKey> {
     }
 }
 
+/// The key of the pool of this name.
+pub(crate) fn pool_key(name: impl IntoKey, prefix: &Prefix) -> Result<Key, InvalidKey> {
+    Ok(name.into_key()?.behind(prefix).for_pool())
+}
+
 /// A name or prefix that no lock can have. Says which, and the limit.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -242,6 +252,12 @@ pub enum InvalidKey {
         found: char,
         /// Where it stands.
         at: usize,
+    },
+    /// The key of a pool, where that of a lock is asked for.
+    #[error("{name} is the key of a pool, not of a lock; `Locker::pool` has what can be done with it")]
+    Pool {
+        /// How it begins.
+        name: String,
     },
     /// A prefix with other characters than it may have, or too many.
     #[error("prefix {prefix} is not 0 to {max} of the characters A-Z a-z 0-9 - _ . /")]
@@ -304,6 +320,10 @@ mod tests {
         assert_ne!(lock.hash64(), pool.hash64());
         assert_eq!((pool.name(), pool.is_pool(), lock.is_pool()), ("a", true, false));
         assert_eq!(pool.clone().for_pool(), pool);
+        let prefix = Prefix::new("p").unwrap();
+        assert!(matches!((&pool).into_key_in(&prefix), Err(InvalidKey::Pool { .. })));
+        let again = pool_key(pool_key(&pool, &prefix).unwrap(), &prefix).unwrap();
+        assert_eq!((again.as_str(), again.is_pool()), ("p:a", true));
     }
 
     #[test]

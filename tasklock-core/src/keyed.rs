@@ -144,7 +144,7 @@ impl KeyLock {
 
     /// The same for synchronous code.
     pub fn blocking(self) -> blocking::KeyLock {
-        blocking::KeyLock::over(self)
+        blocking::Twin::new(self, &None)
     }
 
     fn options<'a>(&'a self, locker: &'a Locker) -> &'a Options {

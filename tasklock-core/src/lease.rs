@@ -152,6 +152,8 @@ pub(crate) struct Hold {
     max_until: Mono,
     /// Who releases sooner has it kept back until then.
     pub(crate) min_until: Option<Mono>,
+    /// Its guard is gone, and it is held until its minimum is over.
+    kept_back: AtomicBool,
     failing: AtomicBool,
     /// A renewal for less than the ttl was sent: whether or not it is answered, it may reach the store late.
     cut: AtomicBool,
@@ -212,6 +214,7 @@ impl Hold {
             unknown_ttl: AtomicU64::new(if claim.unsettled { ttl } else { u64::MAX }),
             max_until,
             min_until: options.min_hold.map(|min| now.after(min)),
+            kept_back: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             cut: AtomicBool::new(false),
             writing: AtomicBool::new(false),
@@ -227,6 +230,15 @@ impl Hold {
 
     pub(crate) fn token(&self) -> FencingToken {
         self.token
+    }
+
+    /// From here on it is held for its minimum only, and for nobody: a shutdown lets it be.
+    pub(crate) fn keep_back(&self) {
+        self.kept_back.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_kept_back(&self) -> bool {
+        self.kept_back.load(Ordering::SeqCst)
     }
 
     /// It may be handed on.

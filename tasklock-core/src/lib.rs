@@ -65,6 +65,7 @@ mod queue;
 mod reentrant;
 mod registry;
 mod release;
+mod renewal;
 mod request;
 mod retry;
 mod runtime;
@@ -73,6 +74,7 @@ mod scope;
 mod semaphore;
 mod shards;
 mod shared;
+mod sight;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod together;

@@ -8,6 +8,7 @@ use crate::{
     acquire::acquire,
     blocking,
     core_ref::{CoreRef, CoreRefs},
+    key::pool_key,
     runtime::InRuntime,
     shared::Core,
 };
@@ -221,7 +222,7 @@ impl Locker {
     ///
     /// [`LockError::Unsupported`] if the backend has no pools; [`LockError::InvalidKey`].
     pub fn pool(&self, name: impl IntoKey) -> Result<Pool, LockError> {
-        Pool::new(self, name.into_key_in(&self.core().prefix)?)
+        Pool::new(self, pool_key(name, &self.core().prefix)?)
     }
 
     /// The same locks for synchronous code.

@@ -241,7 +241,8 @@ macro_rules! setters {
             self.set(|options| options.release = mode)
         }
 
-        /// How long a failing store is asked again before the acquisition fails.
+        /// How long a failing store is asked again before the acquisition fails. The time in which others of this process
+        /// did so, and this one waited for them, counts.
         pub fn patience(self, patience: std::time::Duration) -> Self {
             self.set(|options| options.patience = patience)
         }

@@ -3,7 +3,8 @@
 use std::{collections::HashSet, fmt, future::Future, ops::Deref, sync::Arc, time::Duration};
 
 use crate::{
-    Guard, Health, InvalidKey, Key, Lease, LockError, Locker, Mode, PoolChange, Pools, ReleaseOutcome, State, Wait,
+    Applied, Guard, Health, InvalidKey, Key, Lease, LockError, Locker, Mode, OnLost, PoolChange, Pools, ReleaseMode,
+    ReleaseOutcome, State, Wait,
     acquire::{ERROR_PAUSES, TRY_ATTEMPTS, acquire},
     admin::unsupported,
     capabilities::POOLS,
@@ -59,10 +60,11 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// By a key that is a pool's.
     pub(crate) fn new(locker: &Locker, key: Key) -> Result<Self, LockError> {
         power(&locker.core().shared)?;
         let options = Options { mode: Mode::Member, ..locker.core().options.clone() };
-        Ok(Pool { locker: locker.clone(), key: key.for_pool(), options, invalid: None })
+        Ok(Pool { locker: locker.clone(), key, options, invalid: None })
     }
 
     setters!();
@@ -145,7 +147,7 @@ impl Pool {
         Fut: Future,
     {
         let PoolGuard(guard) = self.acquire().await?;
-        current::run(guard, (self.options.on_lost, self.options.release), body).await
+        current::run(guard, self.ending(), body).await
     }
 
     /// Runs `body` while holding a member, which [`current`](crate::current) tells.
@@ -168,11 +170,13 @@ impl Pool {
     /// # Errors
     ///
     /// [`LockError::InvalidKey`] for the first name that no lock can have, and nothing is changed;
-    /// [`LockError::Backend`]: it is then unknown whether it was changed, and this may be called again.
+    /// [`LockError::Backend`] if the store failed. If it says [`Applied::No`], nothing is changed after this, though of a
+    /// long list a part may have been. If it says [`Applied::Unknown`], the change may have been made, or may be made yet,
+    /// even after one that follows.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it has changed everything or nothing.
+    /// Dropped, it has changed everything or nothing, or may do so yet.
     pub async fn assign<M: AsRef<str>>(&self, members: impl IntoIterator<Item = M>) -> Result<(), LockError> {
         self.change(PoolChange::Assign(names(members)?)).await
     }
@@ -185,7 +189,7 @@ impl Pool {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may have added some of them.
+    /// Dropped, it may have added some of them, or may do so yet.
     pub async fn extend<M: AsRef<str>>(&self, members: impl IntoIterator<Item = M>) -> Result<(), LockError> {
         self.change(PoolChange::Extend(names(members)?)).await
     }
@@ -198,7 +202,7 @@ impl Pool {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it may have taken some of them out.
+    /// Dropped, it may have taken some of them out, or may do so yet.
     pub async fn shrink<M: AsRef<str>>(&self, members: impl IntoIterator<Item = M>) -> Result<(), LockError> {
         self.change(PoolChange::Shrink(names(members)?)).await
     }
@@ -207,11 +211,11 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`LockError::Backend`].
+    /// As [`assign`](Pool::assign).
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it has changed everything or nothing.
+    /// As [`assign`](Pool::assign).
     pub async fn clear(&self) -> Result<(), LockError> {
         self.change(PoolChange::Assign(Vec::new())).await
     }
@@ -346,8 +350,13 @@ impl Pool {
         shared.ask(power(shared)?.health(&self.key)).await
     }
 
-    pub(crate) fn locker(&self) -> &Locker {
-        &self.locker
+    pub(crate) fn locker(&self) -> Result<&Locker, LockError> {
+        Ok(&self.locker)
+    }
+
+    /// What happens at the end of a body, foreseen or not.
+    pub(crate) fn ending(&self) -> (OnLost, ReleaseMode) {
+        (self.options.on_lost, self.options.release)
     }
 
     async fn acquire_by(&self, options: &Options) -> Result<PoolGuard, LockError> {
@@ -358,7 +367,8 @@ impl Pool {
         acquire(self.locker.core(), self.key.clone(), options).await.map(PoolGuard)
     }
 
-    /// Repeated if the store fails: to change the same again changes nothing more.
+    /// Repeated if it is known not to have been made. Else it may reach the store yet, after a later change: to repeat it
+    /// would tell the caller that it is over.
     async fn change(&self, change: PoolChange) -> Result<(), LockError> {
         let shared = &self.locker.core().shared;
         let more = u32::try_from(change.members().len() / AT_ONCE).unwrap_or(u32::MAX);
@@ -368,7 +378,9 @@ impl Pool {
         loop {
             let outcome = shared.ask_for(bound, power(shared)?.change(&self.key, &change)).await;
             match outcome {
-                Err(LockError::Backend(error)) if error.is_retryable() && attempt < TRY_ATTEMPTS => {
+                Err(LockError::Backend(error))
+                    if error.is_retryable() && error.applied() == Applied::No && attempt < TRY_ATTEMPTS =>
+                {
                     let (pool, backend) = (shared.shown(&self.key), shared.backend_name());
                     tracing::warn!(target: "tasklock", %pool, backend, attempt, "pool not changed, tried again: {error}");
                     self.pause(pauses.next()).await?;

@@ -19,7 +19,8 @@ use crate::{
 pub trait Pools: Send + Sync {
     /// Changes who belongs to the pool, and wakes those who wait for whom it brings. Others see what was before or what is
     /// after, and nothing in between. Whoever holds a member that is taken out keeps it until it is given back. Called
-    /// again if its answer is lost.
+    /// again only after an answer that says [`Applied::No`](crate::Applied::No): a change has no nonce, so one that is late
+    /// cannot be told from one that is new.
     fn change<'a>(&'a self, pool: &'a Key, change: &'a PoolChange) -> BoxFuture<'a, StepResult<()>>;
 
     /// Some of the members, beginning where a page before said; at 0 first. Those that belong to it throughout come at

@@ -5,27 +5,30 @@
 //! at the store at most, and none while its own hold goes from task to task. Where nothing may be handed on, because the
 //! store reserves no tokens or order is to be strict, it is always the one in front that asks.
 
+mod place;
+mod waiter;
+
 use std::{
     collections::VecDeque,
-    future::poll_fn,
     sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        Arc, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
     },
-    task::{Poll, Waker},
-    time::Duration,
+    task::Waker,
 };
 
-use hashbrown::{HashTable, hash_table::Entry};
+use hashbrown::HashTable;
 
+use self::waiter::{SILENT, Waiter};
+pub(crate) use self::{
+    place::{LineOf, Looking, Place},
+    waiter::{CLAIM, Told},
+};
 use crate::{
-    Capabilities, Fairness, FencingToken, Holder, Key, Mode, Mono, Nonce, Owner, Renew, State, Ttl,
-    acquire::last,
+    Capabilities, Fairness, FencingToken, Holder, Key, Mode, Mono, Nonce, Owner, State, Ttl,
     handoff::{Baton, Ready},
-    lease::Hold,
-    options::Options,
     shards::{Shards, lock},
-    shared::Shared,
+    sight::Sight,
 };
 
 /// One line for each key that somebody stands in line for, or that a hold is kept of to be handed on.
@@ -50,7 +53,7 @@ struct Line {
     asker: Option<Arc<Waiter>>,
     /// The last one that the hold was handed to, out of the line: it may not have taken it yet.
     handed: Option<Arc<Waiter>>,
-    seen: Seen,
+    sight: Sight,
 }
 
 /// Whose hold it is: what the next must have in common with it, and what those who give up are told.
@@ -65,47 +68,6 @@ pub(crate) struct Tenant {
     pub(crate) since: Mono,
 }
 
-struct Waiter {
-    mode: Mode,
-    ttl: Ttl,
-    owner: Owner,
-    /// It will not be renewed, so its lease has to begin anew.
-    unrenewed: bool,
-    /// How often it is to look: in time to warn about its wait.
-    look_every: Duration,
-    /// It may ask the store. Written under the lock of its line.
-    asks: AtomicBool,
-    /// When its task last looked, or was told something.
-    seen: AtomicU64,
-    slot: Mutex<Slot>,
-}
-
-/// How long one has to take up what it was told, and how often one that asks the store shows that it is polled.
-pub(crate) const CLAIM: Duration = Duration::from_secs(1);
-/// One that asks the store and was not polled for so long keeps nobody from asking, too.
-const SILENT: Duration = Duration::from_secs(2);
-/// How often one in line looks, and how long it keeps its place if it does not.
-const LOOK: Duration = Duration::from_secs(10);
-const LEASE: Duration = Duration::from_secs(30);
-
-#[derive(Default)]
-struct Slot {
-    told: Option<Told>,
-    waker: Option<Waker>,
-}
-
-/// What somebody in line is told, once.
-pub(crate) enum Told {
-    /// To ask the store.
-    Turn,
-    /// The hold of the one before.
-    Handed(Baton),
-    /// To show that it is polled.
-    Look,
-    /// That nothing is acquired any more.
-    Closed,
-}
-
 /// What became of a hold that could be handed on.
 pub(crate) enum Next {
     /// It is handed on; who is to be woken.
@@ -115,9 +77,6 @@ pub(crate) enum Next {
     /// It has left the line, and is to be released.
     Nobody(Baton),
 }
-
-/// The holder the one in front has seen last, and when, for the timeouts and warnings of all.
-pub(crate) type Seen = Arc<Mutex<Option<(Mono, Arc<Holder>)>>>;
 
 type Lines<'a> = MutexGuard<'a, HashTable<Line>>;
 
@@ -337,216 +296,6 @@ impl Tenant {
     /// Whether it would have come to the same had this one acquired the lock from the store.
     fn suits(&self, waiter: &Waiter) -> bool {
         waiter.mode == Mode::Exclusive && waiter.ttl == self.ttl && waiter.owner == self.owner
-    }
-}
-
-impl Waiter {
-    fn asks(&self) -> bool {
-        self.asks.load(Ordering::Acquire)
-    }
-
-    fn seen(&self) -> Mono {
-        Mono::from_nanos(self.seen.load(Ordering::Acquire))
-    }
-
-    fn is_silent(&self, now: Mono) -> bool {
-        now.since(self.seen()) >= LEASE
-    }
-
-    /// Who is to be woken. What was told before stands if it is a hold: that must not get lost.
-    fn tell(&self, told: Told, now: Mono) -> Option<Waker> {
-        self.seen.store(now.as_nanos(), Ordering::Release);
-        let mut slot = lock(&self.slot);
-        if !matches!(slot.told, Some(Told::Handed(_))) {
-            slot.told = Some(told);
-        }
-        slot.waker.take()
-    }
-
-    fn nudge(&self) -> Option<Waker> {
-        let mut slot = lock(&self.slot);
-        if slot.told.is_none() {
-            slot.told = Some(Told::Look);
-        }
-        slot.waker.take()
-    }
-}
-
-/// A place in the line for a key. Dropping it leaves the line; what it was handed meanwhile goes on to the next.
-pub(crate) struct Place {
-    shared: Arc<Shared>,
-    key: Key,
-    waiter: Arc<Waiter>,
-    seen: Seen,
-    /// Out of the line already.
-    left: bool,
-}
-
-impl Place {
-    /// At the end of the line. `None` if this locker needs no line for it, or if it would not wait in it.
-    pub(crate) fn take(shared: &Arc<Shared>, key: &Key, options: &Options, now: Mono) -> Option<Self> {
-        let queue = shared.queue.as_ref()?;
-        if queue.exclusive_only && options.mode != Mode::Exclusive {
-            return None;
-        }
-        let mut lines = queue.lines.of(key);
-        let mut entry = match lines.entry(key.hash64(), |line| line.key == *key, |line| line.key.hash64()) {
-            // It waits for nobody, and may ask: the store knows.
-            Entry::Occupied(_) if options.is_try() => return None,
-            Entry::Occupied(occupied) => occupied,
-            Entry::Vacant(vacant) => {
-                queue.count.fetch_add(1, Ordering::AcqRel);
-                vacant.insert(Line {
-                    key: key.clone(),
-                    holder: None,
-                    quota: 0,
-                    waiters: VecDeque::new(),
-                    asker: None,
-                    handed: None,
-                    seen: Seen::default(),
-                })
-            }
-        };
-        let line = entry.get_mut();
-        let waiter = Arc::new(Waiter {
-            mode: options.mode,
-            ttl: options.ttl,
-            owner: options.owner.clone(),
-            unrenewed: options.renew == Renew::Off,
-            look_every: options.warn_after.min(LOOK),
-            asks: AtomicBool::new(false),
-            seen: AtomicU64::new(now.as_nanos()),
-            slot: Mutex::default(),
-        });
-        line.waiters.push_back(waiter.clone());
-        let waker = line.advance(now);
-        let seen = line.seen.clone();
-        drop(lines);
-        waker.into_iter().for_each(Waker::wake);
-        if !waiter.asks() {
-            // The one before it may not be polled any more.
-            shared.registry.wake_by(now.after(waiter.look_every.min(SILENT)));
-        }
-        Some(Place { shared: shared.clone(), key: key.clone(), waiter, seen, left: false })
-    }
-
-    /// Whether it is for this one to ask the store.
-    pub(crate) fn may_ask(&self) -> bool {
-        self.waiter.asks()
-    }
-
-    /// Shows that its task is polled.
-    pub(crate) fn look(&self, now: Mono) {
-        let was_silent = self.waiter.is_silent(now);
-        self.waiter.seen.store(now.as_nanos(), Ordering::Release);
-        if let Some(queue) = self.shared.queue.as_ref().filter(|_| was_silent) {
-            let mut lines = queue.lines.of(&self.key);
-            let waker = find(&mut lines, &self.key).and_then(|line| line.advance(now));
-            drop(lines);
-            waker.into_iter().for_each(Waker::wake);
-        }
-    }
-
-    /// The same for one that asks the store.
-    pub(crate) fn looking(&self) -> Looking {
-        Looking(self.waiter.clone())
-    }
-
-    pub(crate) fn seen(&self) -> &Seen {
-        &self.seen
-    }
-
-    /// What this one is told. A hold that was not taken is not lost if this is dropped.
-    pub(crate) async fn told(&mut self) -> Told {
-        poll_fn(|cx| {
-            let mut slot = lock(&self.waiter.slot);
-            if let Some(told) = slot.told.take() {
-                // Whoever is handed the hold is out of the line.
-                self.left = matches!(told, Told::Handed(_));
-                return Poll::Ready(told);
-            }
-            if slot.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
-                slot.waker = Some(cx.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// The line, for when this place is given up.
-    pub(crate) fn line(&self) -> LineOf {
-        LineOf { shared: self.shared.clone(), key: self.key.clone(), seen: self.seen.clone() }
-    }
-
-    /// Whether what is granted to it may be handed on.
-    pub(crate) fn hands_on(&self) -> bool {
-        self.waiter.mode == Mode::Exclusive && self.shared.queue.as_ref().is_some_and(|queue| queue.hands_on)
-    }
-
-    /// Granted by the store: from here on the line is that hold's.
-    pub(crate) fn enter(mut self, hold: &Hold) {
-        let now = hold.acquired;
-        let Some(queue) = &self.shared.queue else { return };
-        let (claim, token, since) = (&hold.claim, hold.token(), hold.acquired);
-        let owner = self.waiter.owner.clone();
-        let tenant = Tenant { nonce: claim.nonce, ttl: claim.ttl, owner, granted: token, token, since };
-        self.left = true;
-        let mut lines = queue.lines.of(&self.key);
-        let Some(line) = find(&mut lines, &self.key) else { return };
-        line.remove(&self.waiter);
-        (line.holder, line.quota) = (Some(tenant), usize::MAX);
-        let waker = line.advance(now);
-        drop(lines);
-        waker.into_iter().for_each(Waker::wake);
-    }
-}
-
-/// One that asks the store, and shows meanwhile that its task is polled.
-pub(crate) struct Looking(Arc<Waiter>);
-
-impl Looking {
-    /// It is; when to look again.
-    pub(crate) fn look(&self, now: Mono) -> Mono {
-        self.0.seen.store(now.as_nanos(), Ordering::Release);
-        now.after(CLAIM)
-    }
-}
-
-/// The line that somebody stands in, or has stood in.
-pub(crate) struct LineOf {
-    shared: Arc<Shared>,
-    key: Key,
-    seen: Seen,
-}
-
-impl LineOf {
-    /// Who has what is waited for: this process, or whom the one in front has seen last.
-    pub(crate) fn holder(&self, now: Mono) -> Option<Arc<Holder>> {
-        let queue = self.shared.queue.as_ref()?;
-        let tenant = find(&mut queue.lines.of(&self.key), &self.key).and_then(|line| line.holder.clone());
-        match tenant {
-            Some(tenant) => Some(Arc::new(Holder::new(tenant.owner).held(now.since(tenant.since)))),
-            None => last(&self.seen, now),
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let Some(queue) = self.shared.queue.as_ref().filter(|_| !self.left) else { return };
-        let now = self.shared.clock.now();
-        let mut lines = queue.lines.of(&self.key);
-        let Some(line) = find(&mut lines, &self.key) else { return };
-        let waker = if line.remove(&self.waiter) { line.advance(now) } else { None };
-        // Handed to it meanwhile. Taken under the lock of the line, so that nobody passes it over at the same time and puts
-        // it back in line.
-        line.handed.take_if(|handed| Arc::ptr_eq(handed, &self.waiter));
-        let told = lock(&self.waiter.slot).told.take();
-        queue.forget_if_unused(lines, &self.key);
-        waker.into_iter().for_each(Waker::wake);
-        if let Some(Told::Handed(baton)) = told {
-            baton.pass();
-        }
     }
 }
 

@@ -10,9 +10,11 @@ use std::{
 };
 
 use crate::{
-    Guard, InvalidOption, Key, KeyLock, Lease, LockError, Mono, Owner, ReleaseOutcome, Wait,
+    BackendError, Guard, InvalidOption, Key, KeyLock, Lease, LockError, Locker, Mono, OnLost, Owner, ReleaseMode,
+    ReleaseOutcome, Wait,
     current::{self, Releasable},
     options::{Options, setters},
+    queue::LineOf,
     runtime::InRuntime,
     shards::lock,
     shared::Shared,
@@ -123,7 +125,7 @@ impl ReentrantKey {
         F: FnOnce(Lease) -> Fut,
         Fut: Future,
     {
-        current::run(self.acquire().await?, self.lock.ending(), body).await
+        current::run(self.acquire().await?, self.ending(), body).await
     }
 
     /// Runs `body` while holding it, if it is free or this owner's; `None`, and `body` is not run, if somebody else has it.
@@ -141,9 +143,18 @@ impl ReentrantKey {
         Fut: Future,
     {
         match self.try_acquire().await? {
-            Some(guard) => current::run(guard, self.lock.ending(), body).await.map(Some),
+            Some(guard) => current::run(guard, self.ending(), body).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    pub(crate) fn locker(&self) -> Result<&Locker, LockError> {
+        self.lock.locker()
+    }
+
+    /// What happens at the end of a body, foreseen or not.
+    pub(crate) fn ending(&self) -> (OnLost, ReleaseMode) {
+        self.lock.ending()
     }
 
     async fn enter(&self, shared: &Arc<Shared>) -> Result<ReentrantGuard, LockError> {
@@ -165,16 +176,23 @@ impl ReentrantKey {
                 biased;
                 held = seat.held.lock() => held,
                 () = shared.clock.sleep_until(give_up) => {
-                    let waited = shared.clock.now().since(started);
-                    return Err(LockError::Timeout { key: key.clone(), waited, holder: None });
+                    return Err(LineOf::at(shared, key).gave_up(started, shared.clock.now()));
                 }
             }
         };
-        let guard = match held.upgrade() {
+        let guard = match held.guard.upgrade() {
             Some(guard) => guard.check().map(|()| guard)?,
-            None => Arc::new(self.acquire_anew(give_up, shared).await?),
+            None => {
+                held.check_patience(started, options.patience, shared.clock.now())?;
+                let acquired = self.acquire_anew(give_up, shared).await;
+                held.failed = match &acquired {
+                    Err(LockError::Backend(error)) => Some((shared.clock.now(), error.clone())),
+                    _ => None,
+                };
+                Arc::new(acquired?)
+            }
         };
-        *held = Arc::downgrade(&guard);
+        held.guard = Arc::downgrade(&guard);
         drop(held);
         Ok(ReentrantGuard { lease: guard.lease().clone(), guard: Some(guard), seat })
     }
@@ -264,8 +282,27 @@ pub(crate) struct Owners(Mutex<HashMap<(Key, Arc<str>), Owned>>);
 
 #[derive(Debug, Default)]
 struct Owned {
-    held: Arc<tokio::sync::Mutex<Weak<Guard>>>,
+    held: Arc<tokio::sync::Mutex<Taken>>,
     seated: usize,
+}
+
+/// What an owner holds, and how the last attempt to acquire it ended if the store failed, and when.
+#[derive(Debug, Default)]
+struct Taken {
+    guard: Weak<Guard>,
+    failed: Option<(Mono, BackendError)>,
+}
+
+impl Taken {
+    /// An attempt that failed meanwhile was for all who waited for it, if it took all the patience they have.
+    fn check_patience(&self, started: Mono, patience: Duration, now: Mono) -> Result<(), BackendError> {
+        match &self.failed {
+            Some((at, error)) if error.is_retryable() && *at >= started && now.since(started) >= patience => {
+                Err(error.clone())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A guard, or an acquisition, of one owner.
@@ -273,7 +310,7 @@ struct Seat {
     shared: Arc<Shared>,
     of: (Key, Arc<str>),
     /// What the owner holds, if anything; locked by whoever acquires it.
-    held: Arc<tokio::sync::Mutex<Weak<Guard>>>,
+    held: Arc<tokio::sync::Mutex<Taken>>,
 }
 
 impl Seat {

@@ -150,11 +150,6 @@ impl Registry {
         due
     }
 
-    /// Takes everything out.
-    pub(crate) fn drain(&self) -> Vec<Arc<Hold>> {
-        self.shards.iter().flat_map(|mut shard| shard.drain().map(|e| e.hold).collect::<Vec<_>>()).collect()
-    }
-
     /// The holds that are wanted.
     pub(crate) fn find(&self, wanted: impl Fn(&Hold) -> bool) -> Vec<Arc<Hold>> {
         let matching = |shard: MutexGuard<'_, Slab<Entry>>| {

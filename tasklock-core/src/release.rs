@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    Applied, Attempt, BackendError, Claim, Mono, ReleaseOutcome, Released, Together, Ttl,
+    Applied, Attempt, BackendError, Claim, Key, Mono, ReleaseOutcome, Released, Together, Ttl,
     lease::{Hold, Phase},
     lock::{BoxFuture, StepResult},
     retry::RetryPolicy,
@@ -23,48 +23,72 @@ const PAUSES: RetryPolicy = RetryPolicy::exponential(Duration::from_millis(20), 
 const PERMANENT_AT_SHUTDOWN: Duration = Duration::from_secs(30);
 
 /// Takes an ended hold off the store, once no renewal is under way.
-pub(crate) async fn hold(shared: Arc<Shared>, hold: Arc<Hold>) -> Result<ReleaseOutcome, BackendError> {
-    let unfinished = Unfinished { shared: &shared, claim: &hold.claim, done: false };
-    hold.until_idle().await;
-    let released = repeat(&shared, &hold.claim_now(), hold.deadline()).await;
-    unfinished.finish(released.as_ref().err());
-    let released = released?;
-    Ok(match hold.phase() {
-        Phase::Released => shared.released(&hold, released),
-        _ => ReleaseOutcome::AlreadyLost,
-    })
+pub(crate) fn hold(
+    shared: Arc<Shared>,
+    hold: Arc<Hold>,
+) -> impl Future<Output = Result<ReleaseOutcome, BackendError>> + Send {
+    let unfinished = Unfinished::new(&shared, &hold.claim);
+    async move {
+        hold.until_idle().await;
+        let released = unfinished.finish(&hold.claim_now(), hold.deadline()).await?;
+        Ok(match hold.phase() {
+            Phase::Released => shared.released(&hold, released),
+            _ => ReleaseOutcome::AlreadyLost,
+        })
+    }
+}
+
+/// Takes a claim off the store, which may be believed until `deadline`, once what is `before` has ended.
+pub(crate) fn claim<F: Future<Output = ()> + Send>(
+    shared: &Arc<Shared>,
+    claim: Claim,
+    deadline: Mono,
+    before: F,
+) -> impl Future<Output = Result<Released, BackendError>> + Send + use<F> {
+    let unfinished = Unfinished::new(shared, &claim);
+    async move {
+        before.await;
+        unfinished.finish(&claim, deadline).await
+    }
 }
 
 /// Leaves nothing of an acquisition that its caller gave up: drives the call under way to its answer, then gives back
 /// whatever the nonce has by then.
-pub(crate) async fn withdraw(
-    shared: Arc<Shared>,
+pub(crate) fn withdraw(
+    shared: &Arc<Shared>,
     mut claim: Claim,
     call: Option<BoxFuture<'static, StepResult<Attempt>>>,
-) {
-    let owned = claim.clone();
-    let unfinished = Unfinished { shared: &shared, claim: &owned, done: false };
-    if let Some(call) = call {
-        claim.unsettled |= drive_out(call, claim.ttl).await;
+) -> impl Future<Output = ()> + Send + use<> {
+    let unfinished = Unfinished::new(shared, &claim);
+    async move {
+        if let Some(call) = call {
+            claim.unsettled |= drive_out(call, claim.ttl).await;
+        }
+        // Said already, if it failed.
+        let _ = unfinished.finish(&claim, Mono::from_nanos(0)).await;
     }
-    let released = repeat(&shared, &claim, Mono::from_nanos(0)).await;
-    unfinished.finish(released.as_ref().err());
 }
 
 /// The same for an attempt at several. None waits for another's release.
-pub(crate) async fn withdraw_all(
+pub(crate) fn withdraw_all(
     shared: Arc<Shared>,
     claims: Vec<Claim>,
     call: Option<BoxFuture<'static, StepResult<Together>>>,
-) {
-    let ttl = claims.first().map_or(Ttl::Never, |claim| claim.ttl);
-    let unsettled = match call {
-        Some(call) => drive_out(call, ttl).await,
-        None => false,
-    };
-    for mut claim in claims {
-        claim.unsettled |= unsettled;
-        shared.drive(Box::pin(withdraw(shared.clone(), claim, None)));
+) -> impl Future<Output = ()> + Send {
+    let unfinished = claims.into_iter().map(|claim| (Unfinished::new(&shared, &claim), claim));
+    let unfinished: Vec<_> = unfinished.collect();
+    async move {
+        let ttl = unfinished.first().map_or(Ttl::Never, |(_, claim)| claim.ttl);
+        let unsettled = match call {
+            Some(call) => drive_out(call, ttl).await,
+            None => false,
+        };
+        for (unfinished, mut claim) in unfinished {
+            claim.unsettled |= unsettled;
+            shared.drive(Box::pin(async move {
+                let _ = unfinished.finish(&claim, Mono::from_nanos(0)).await;
+            }));
+        }
     }
 }
 
@@ -109,29 +133,36 @@ async fn repeat(shared: &Shared, claim: &Claim, deadline: Mono) -> Result<Releas
     }
 }
 
-/// Says so when a release did not come to its end: its runtime went away, or the store never took it.
-struct Unfinished<'a> {
-    shared: &'a Shared,
-    claim: &'a Claim,
+/// Says so when a release did not come to its end: its runtime went away, even before it began, or the store never took
+/// it. Made before anything is awaited.
+struct Unfinished {
+    shared: Arc<Shared>,
+    key: Key,
+    ttl: Ttl,
     done: bool,
 }
 
-impl Unfinished<'_> {
-    fn finish(mut self, error: Option<&BackendError>) {
+impl Unfinished {
+    fn new(shared: &Arc<Shared>, claim: &Claim) -> Self {
+        Unfinished { shared: shared.clone(), key: claim.key.clone(), ttl: claim.ttl, done: false }
+    }
+
+    async fn finish(mut self, claim: &Claim, deadline: Mono) -> Result<Released, BackendError> {
+        let released = repeat(&self.shared, claim, deadline).await;
         self.done = true;
-        if let Some(error) = error {
+        if let Err(error) = &released {
             self.say(error);
         }
+        released
     }
 
     fn say(&self, why: &dyn std::fmt::Display) {
-        let (key, backend): (Shown<'_>, _) = (self.shared.shown(&self.claim.key), self.shared.backend_name());
-        let ttl = self.claim.ttl;
-        tracing::warn!(target: "tasklock", %key, backend, ?ttl, "not released, left to expire: {why}");
+        let (key, backend): (Shown<'_>, _) = (self.shared.shown(&self.key), self.shared.backend_name());
+        tracing::warn!(target: "tasklock", %key, backend, ttl = ?self.ttl, "not released, left to expire: {why}");
     }
 }
 
-impl Drop for Unfinished<'_> {
+impl Drop for Unfinished {
     fn drop(&mut self) {
         if !self.done {
             self.say(&"the runtime of its locker has ended");

@@ -80,6 +80,15 @@ pub(crate) struct Core {
     pub(crate) _alive: oneshot::Sender<Infallible>,
 }
 
+/// What a hold that is given back comes to.
+pub(crate) enum GivenBack {
+    Now(ReleaseOutcome),
+    /// When this has ended, which it must.
+    Later(EndOfHold),
+}
+
+pub(crate) type EndOfHold = BoxFuture<'static, StepResult<ReleaseOutcome>>;
+
 /// How long guards and waiters have to go at a shutdown.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 /// How long a question to the store may take.
@@ -96,36 +105,31 @@ impl Shared {
         if self.closed.load(Ordering::Acquire) { Err(LockError::ShutDown) } else { Ok(()) }
     }
 
-    /// Gives a hold back, if that needs no waiting: it was lost already, is handed on, or the backend answers at once. `None`: call
-    /// [`release`](Shared::release).
-    pub(crate) fn release_at_once(self: &Arc<Self>, hold: &Arc<Hold>) -> Option<ReleaseOutcome> {
+    /// Gives a hold back: at once if it was lost already, is handed on, or the backend answers at once.
+    pub(crate) fn give_back(self: &Arc<Self>, hold: &Arc<Hold>) -> GivenBack {
         if !self.begin_release(hold) {
             self.clean_up_after_loss(hold);
-            return Some(ReleaseOutcome::AlreadyLost);
+            return GivenBack::Now(ReleaseOutcome::AlreadyLost);
         }
-        if self.hand_on(hold) {
-            return Some(ReleaseOutcome::Released);
-        }
-        self.release_now(hold).map(|released| self.released(hold, released))
+        self.hand_on(hold).unwrap_or_else(|| self.let_go(hold))
     }
 
     /// Waits until the store has an ended hold back, within bounds; after that it goes on in the background.
-    pub(crate) async fn release(self: Arc<Self>, hold: Arc<Hold>) -> Result<ReleaseOutcome, LockError> {
-        let end = Driven::new(self.clone(), Box::pin(release::hold(self, hold)));
+    pub(crate) fn wait_for(
+        self: Arc<Self>,
+        end: EndOfHold,
+    ) -> impl Future<Output = Result<ReleaseOutcome, LockError>> + Send {
+        // Made before anything is awaited: it goes on even if this is never polled.
+        let end = Driven::new(self, end);
         let late =
             |_| BackendError::unknown(format!("not confirmed within {RELEASE_WAIT:?}; goes on in the background"));
-        Ok(tokio::time::timeout(RELEASE_WAIT, end).await.map_err(late)??)
+        async move { Ok(tokio::time::timeout(RELEASE_WAIT, end).await.map_err(late)??) }
     }
 
     /// Gives a hold back without waiting: what a dropped guard does, on whatever thread.
-    pub(crate) fn release_in_background(self: &Arc<Self>, hold: &Arc<Hold>) {
-        if self.begin_release(hold) {
-            if !self.hand_on(hold) {
-                self.let_go(hold);
-            }
-        } else {
-            self.clean_up_after_loss(hold);
-        }
+    pub(crate) fn give_back_in_background(self: &Arc<Self>, hold: &Arc<Hold>) {
+        let given_back = self.give_back(hold);
+        self.in_background(given_back);
     }
 
     /// Ends a hold as lost and tells its holder. It stays at the store until its guard is dropped or the store lets go:
@@ -194,15 +198,18 @@ impl Shared {
         self.tasks.spawn_on(future, &self.runtime);
     }
 
-    /// No more acquisitions; every hold is lost. These were.
+    /// No more acquisitions; every hold is lost, but for those that are kept back while there is a runtime to renew them.
+    /// These were.
     pub(crate) fn close(self: &Arc<Self>) -> Vec<Arc<Hold>> {
-        self.closed.store(true, Ordering::Release);
+        // Whoever is kept back from here on sees it, or is seen below.
+        self.closed.store(true, Ordering::SeqCst);
         self.signal.send_modify(|signal| signal.closed = true);
         if let Some(queue) = &self.queue {
             queue.close(self.clock.now());
         }
         self.grow_up_all();
-        let holds = self.registry.drain();
+        let gone = self.gone.load(Ordering::Acquire);
+        let holds = self.registry.find(|hold| gone || !hold.is_kept_back());
         for hold in &holds {
             self.lose(hold, LossReason::ShutDown);
         }
@@ -301,22 +308,26 @@ impl Shared {
         hold.let_go_by_guard();
         // A stolen one has nothing there, unless an attempt of its nonce is still to come.
         if hold.phase() != Phase::Lost(LossReason::Stolen) || hold.claim.unsettled {
-            self.let_go(hold);
+            let given_back = self.let_go(hold);
+            self.in_background(given_back);
         }
     }
 
     /// Takes an ended hold off the store, at once if the backend can.
-    fn let_go(self: &Arc<Self>, hold: &Arc<Hold>) {
-        if let Some(released) = self.release_now(hold) {
-            if hold.phase() == Phase::Released {
-                self.released(hold, released);
-            }
-            return;
+    fn let_go(self: &Arc<Self>, hold: &Arc<Hold>) -> GivenBack {
+        match self.release_now(hold) {
+            Some(released) if hold.phase() == Phase::Released => GivenBack::Now(self.released(hold, released)),
+            Some(_) => GivenBack::Now(ReleaseOutcome::AlreadyLost),
+            None => GivenBack::Later(Box::pin(release::hold(self.clone(), hold.clone()))),
         }
-        let end = release::hold(self.clone(), hold.clone());
-        self.drive(Box::pin(async move {
-            let _ = end.await;
-        }));
+    }
+
+    fn in_background(&self, given_back: GivenBack) {
+        if let GivenBack::Later(end) = given_back {
+            self.drive(Box::pin(async move {
+                let _ = end.await;
+            }));
+        }
     }
 
     fn release_now(&self, hold: &Hold) -> Option<Released> {

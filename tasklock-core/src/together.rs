@@ -28,7 +28,10 @@ pub(crate) async fn acquire_all(core: &CoreRef, keys: &[Key], options: &Options)
     }
     let taken = async {
         let started = shared.clock.now();
-        if shared.backend.powers().many.is_some_and(|power| (2..=power.most()).contains(&keys.len())) {
+        let can = shared.backend.powers().many.is_some_and(|power| (2..=power.most()).contains(&keys.len()));
+        // A step takes no place in line: where tasks of this process stand in one, it would pass them.
+        let quiet = |key| shared.queue.as_ref().is_none_or(|queue| queue.is_quiet(key));
+        if can && (options.is_try() || keys.iter().all(quiet)) {
             if let Some(guards) = InOneStep::new(core, keys, options, started).run(options).await? {
                 return Ok(guards);
             }

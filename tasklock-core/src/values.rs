@@ -81,6 +81,10 @@ impl LockValue {
         Ok(LockValue { locker, key: key.clone() })
     }
 
+    pub(crate) fn locker(&self) -> Result<&Locker, LockError> {
+        Ok(&self.locker)
+    }
+
     fn shared(&self) -> &Arc<Shared> {
         &self.locker.core().shared
     }

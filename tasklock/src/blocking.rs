@@ -1,7 +1,7 @@
 //! The same locks for synchronous code: see [`tasklock_core::blocking`].
 
 use tasklock_core::LockError;
-pub use tasklock_core::blocking::{Guard, KeyLock, Locker, RwKey};
+pub use tasklock_core::blocking::{Guard, KeyLock, Locker, Pool, RwKey, Twin};
 
 /// [`crate::connect`] for synchronous code: the locker lives in a thread of its own, which ends with its last clone
 /// and guard.

@@ -1,6 +1,13 @@
 //! Several keys together: all or none.
 
-use std::{pin::pin, time::Duration};
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tasklock::{
     AsyncLock as _, FileLock, LockError, Locker, LossReason, MemoryLock, OnLost, ReleaseOutcome, Stats, Wait, current,
@@ -241,6 +248,66 @@ async fn in_one_step_where_the_backend_can() {
         drop(held);
     });
     assert!(guards.unwrap().is_held() && faults.count(Op::TryAcquire) >= 3);
+}
+
+/// A step takes no place in line: it passes nobody of its process who stands in one.
+#[tokio::test(start_paused = true)]
+async fn a_step_passes_nobody_in_line() {
+    let folder = Folder::new();
+    let (lock, faults, store) = in_one_step(&folder);
+    let there = Locker::new(store).unwrap();
+    let held = there.acquire("b").await.unwrap();
+    let (order, mut ordered) = tokio::sync::mpsc::unbounded_channel();
+    let first = tokio::spawn({
+        let (lock, order) = (lock.clone(), order.clone());
+        async move {
+            let guard = lock.acquire("b").await.unwrap();
+            order.send("first").unwrap();
+            guard.release().await.unwrap();
+        }
+    });
+    while faults.count(Op::TryAcquire) == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Time is paused: it has been answered by then, and not asked again.
+    tokio::time::sleep(MS(1)).await;
+    held.release().await.unwrap();
+    // Free, and the one in line has not asked again yet.
+    let guards = lock.all(["a", "b"]).unwrap().acquire().await.unwrap();
+    order.send("all").unwrap();
+    drop(guards);
+    first.await.unwrap();
+    assert_eq!((ordered.recv().await, ordered.recv().await), (Some("first"), Some("all")));
+}
+
+/// Nor is it passed for ever by those who want single keys: where it has to wait, it stands in line, too.
+#[tokio::test(start_paused = true)]
+async fn who_wants_several_is_not_starved_by_those_who_want_one() {
+    let folder = Folder::new();
+    let (lock, faults, _) = in_one_step(&folder);
+    let (granted, mut tasks) = (Arc::new(AtomicUsize::new(0)), JoinSet::new());
+    for key in ["a", "b"] {
+        for _ in 0..3 {
+            let (lock, granted) = (lock.clone(), granted.clone());
+            tasks.spawn(async move {
+                loop {
+                    let _guard = lock.acquire(key).await.unwrap();
+                    granted.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(MS(1)).await;
+                }
+            });
+        }
+    }
+    while granted.load(Ordering::Relaxed) < 20 {
+        tokio::time::sleep(MS(1)).await;
+    }
+    let before = granted.load(Ordering::Relaxed);
+    let guards = lock.all(["a", "b"]).unwrap().acquire().await.unwrap();
+    // Those who stand before it at the one, and at the other; and who gets that one meanwhile.
+    let passed = granted.load(Ordering::Relaxed) - before;
+    assert!(passed <= 30, "{passed} went before, {} steps", faults.count(Op::TryAcquireAll));
+    drop(guards);
+    tasks.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -283,6 +283,85 @@ async fn a_broken_lock_is_fenced_and_soon_given_up() {
     left_nothing(&lock, &store).await;
 }
 
+/// Who renews nothing learns of it when giving back, as it would without anybody in line: and so do its body and its
+/// observer.
+#[tokio::test(start_paused = true)]
+async fn a_broken_lock_is_not_told_as_released() {
+    const TTL: Duration = Duration::from_secs(10);
+    for after in [Duration::ZERO, TTL / 2] {
+        for drops in [false, true] {
+            let seen = Seen::default();
+            let (lock, _, store) = faulty_with(|b| b.renew(Renew::Off).ttl(TTL).observer(seen.clone()));
+            let held = lined(&lock).await;
+            let next = in_line(&lock, lock.key("job")).await;
+            sleep(after).await;
+            assert!(other(&store).break_lock("job").await.unwrap());
+            if drops {
+                drop(held);
+                until_quiet(&lock).await;
+            } else {
+                assert_eq!(held.release().await.unwrap(), ReleaseOutcome::AlreadyLost, "broken after {after:?}");
+            }
+            assert_eq!(seen.count("released job AlreadyLost"), 1, "{:?}", seen.lines());
+            assert_eq!(seen.count("renewed job true"), 1, "that of the one before: {:?}", seen.lines());
+            drop(timeout(Duration::from_secs(3), next).await.expect("asks the store").unwrap().unwrap());
+            until_quiet(&lock).await;
+            assert!(store.is_empty() && lock.stats() == Stats::default());
+        }
+    }
+    // A body that ran under it is not told that all went well.
+    let (lock, _, store) = faulty_with(|b| b.renew(Renew::Off).ttl(TTL));
+    let gate = lock.acquire("job").await.unwrap();
+    let body = tokio::spawn({
+        let (lock, store) = (lock.clone(), store.clone());
+        async move {
+            let body = async {
+                assert!(other(&store).break_lock("job").await.unwrap());
+            };
+            lock.synchronized("job", body).await
+        }
+    });
+    while lock.inspect("job").await.unwrap().waiters != Some(1) {
+        yield_now().await;
+    }
+    let next = in_line(&lock, lock.key("job")).await;
+    drop(gate);
+    let outcome = body.await.unwrap();
+    assert!(is_lost(&outcome, LossReason::Stolen), "{outcome:?}");
+    drop(next.await.unwrap().unwrap());
+}
+
+/// Whoever gives back is told so once the store has it, also if the one in line left meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_release_before_a_renewal_tells_what_came_of_it() {
+    let (lock, faults, store) = faulty_with(|b| b.renew(Renew::Off));
+    let held = lined(&lock).await;
+    let next = in_line(&lock, lock.key("job")).await;
+    faults.next(Op::Renew, Fault::DelayReply(Duration::from_secs(1)));
+    let (released, ()) = tokio::join!(held.release(), async {
+        sleep(Duration::from_millis(500)).await;
+        next.abort();
+    });
+    assert_eq!(released.unwrap(), ReleaseOutcome::Released);
+    assert!(store.is_empty(), "told before the store had it");
+    // Not polled, it holds up nobody.
+    let held = lined(&lock).await;
+    let next = in_line(&lock, lock.key("job")).await;
+    faults.next(Op::Renew, Fault::DelayReply(Duration::from_secs(1)));
+    let mut release = Box::pin(held.release());
+    assert!(poll_times(release.as_mut(), 1).await.is_none());
+    drop(timeout(Duration::from_secs(3), next).await.expect("nobody waits for it").unwrap().unwrap());
+    assert_eq!(release.await.unwrap(), ReleaseOutcome::Released);
+    // Dropped on the way, it goes on.
+    let held = lined(&lock).await;
+    let next = in_line(&lock, lock.key("job")).await;
+    faults.next(Op::Renew, Fault::DelayReply(Duration::from_secs(1)));
+    assert!(poll_times(pin!(held.release()), 2).await.is_none());
+    drop(next.await.unwrap().unwrap());
+    until_quiet(&lock).await;
+    assert!(store.is_empty() && lock.stats() == Stats::default());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_ends_it_at_any_moment() {
     for moment in 0..40 {

@@ -186,7 +186,10 @@ async fn blocking_where_a_runtime_runs() {
     for (error, instead) in [
         (view.acquire("job").map(drop).unwrap_err(), "locker.acquire(key)"),
         (view.try_acquire("job").map(drop).unwrap_err(), "locker.try_acquire(key)"),
-        (view.synchronized("job", || ()).unwrap_err(), "locker.acquire(key)"),
+        (view.synchronized("job", || ()).unwrap_err(), "locker.synchronized(key, body)"),
+        (view.key("job").acquire().map(drop).unwrap_err(), "locker.key(key).acquire()"),
+        (view.all(["job"]).unwrap().try_acquire().map(drop).unwrap_err(), "locker.all(keys).try_acquire()"),
+        (view.value("job").unwrap().call(async |value| value.get().await).map(drop).unwrap_err(), "locker.value(key)"),
         (blocking::connect("memory:").map(drop).unwrap_err(), "connect(url)"),
         (view.shutdown().map(drop).unwrap_err(), "locker.shutdown()"),
     ] {

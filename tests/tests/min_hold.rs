@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use tasklock::{LockError, Locker, LossReason, MemoryLock, ReleaseOutcome, Renew, Stats, testing};
-use tasklock_tests::{faulty, other};
+use tasklock::{
+    LockError, Locker, LossReason, MemoryLock, ReleaseOutcome, Renew, Stats,
+    testing::{self, Op},
+};
+use tasklock_tests::{faulty, is_lost, other};
 use tokio::{runtime::Runtime, time::Instant};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
@@ -67,6 +70,28 @@ async fn a_shutdown_keeps_it_too() {
     let (_, free) = tokio::join!(lock.shutdown(), free_after(&store, started));
     assert_eq!(free, S(9));
     assert_eq!(started.elapsed(), S(9), "the shutdown waits for it");
+}
+
+/// However often it has to be renewed for that.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_renews_what_it_keeps() {
+    let (lock, faults, store) = faulty();
+    let started = Instant::now();
+    drop(lock.key("job").ttl(S(2)).min_hold(S(9)).acquire().await.unwrap());
+    let held = lock.key("other").min_hold(S(9)).acquire().await.unwrap();
+    let (lease, lost) = (held.lease().clone(), held.cancellation_token());
+    let holder = async {
+        lost.cancelled().await;
+        drop(held);
+    };
+    let (drained, free, ()) = tokio::join!(lock.shutdown(), free_after(&store, started), holder);
+    assert_eq!(free, S(9));
+    assert_eq!(started.elapsed(), S(9), "the shutdown waits for it");
+    assert!(is_lost(&lease.check(), LossReason::ShutDown), "one that somebody has is lost");
+    assert_eq!((drained.lost, drained.left), (1, 0), "nobody had the other one any more");
+    assert!(faults.count(Op::Renew) >= 12, "{}", faults.count(Op::Renew));
+    testing::until_quiet(&lock).await;
+    assert!(store.is_empty() && lock.stats() == Stats::default());
 }
 
 #[tokio::test(start_paused = true)]

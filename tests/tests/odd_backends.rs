@@ -3,6 +3,7 @@
 use std::{
     future::Future,
     panic::AssertUnwindSafe,
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -379,6 +380,39 @@ fn a_replaced_waker_is_dropped_outside_of_the_store() {
         });
     });
     assert!(ended, "deadlock: the old waker is dropped under the shard's lock");
+}
+
+/// The same in line: one that is replaced may drop the task in front, whose place goes to the very one it belongs to.
+#[test]
+fn a_replaced_waker_is_dropped_outside_of_the_line() {
+    type Front = Pin<Box<dyn Future<Output = ()> + Send>>;
+    struct Owner(Mutex<Option<Front>>);
+    impl TaskWake for Owner {
+        fn wake(self: Arc<Self>) {}
+    }
+    let ended = ends_within(S(5), || {
+        on_one_thread(async {
+            let backend = odd(Wrong::Nothing);
+            let _held = other(&backend.inner).acquire("job").await.unwrap();
+            let lock = Locker::new(backend).unwrap();
+            let acquire = || -> Front {
+                let lock = lock.clone();
+                Box::pin(async move { drop(lock.acquire("job").await) })
+            };
+            let (mut front, mut behind) = (acquire(), acquire());
+            assert!(front.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            let owner = Waker::from(Arc::new(Owner(Mutex::new(Some(front)))));
+            assert!(behind.as_mut().poll(&mut Context::from_waker(&owner)).is_pending());
+            drop(owner);
+            assert!(behind.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            // Its turn, for nobody is in front any more.
+            while lock.inspect("job").await.unwrap().waiters != Some(1) {
+                tokio::time::sleep(MS(1)).await;
+                let _ = behind.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            }
+        });
+    });
+    assert!(ended, "deadlock: the old waker is dropped under the lock of its place");
 }
 
 struct Pair(&'static str, &'static str);

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use tasklock::{
-    Attempt, Busy, InvalidKey, Key, LockError, Locker, LossReason, MemoryLock, Status, Ttl,
+    Applied, Attempt, Busy, InvalidKey, Key, LockError, Locker, LossReason, MemoryLock, Pool, Status, Ttl,
     testing::{self, Fault, Faulty, Op, until_quiet},
 };
 use tasklock_tests::{Script, faulty, is_lost, other, pools::drop_everywhere};
@@ -128,11 +128,17 @@ async fn a_hold_without_end_is_ended_by_its_release_alone() {
     assert!(pool.try_acquire().await.unwrap().is_some());
 }
 
+async fn members(pool: &Pool) -> HashSet<String> {
+    pool.members().await.unwrap().iter().map(|member| member.to_string()).collect()
+}
+
+fn set<const N: usize>(names: [&str; N]) -> HashSet<String> {
+    HashSet::from(names.map(str::to_owned))
+}
+
 #[tokio::test(start_paused = true)]
-async fn changes_are_repeated_until_they_are_answered() {
-    for fault in
-        [Fault::Refuse, Fault::LoseReply, Fault::Duplicate, Fault::Hang, Fault::DelayReply(Duration::from_secs(1))]
-    {
+async fn changes_that_were_not_made_are_made_again() {
+    for fault in [Fault::Refuse, Fault::Duplicate, Fault::DelayReply(Duration::from_secs(1))] {
         let (lock, faults, store) = faulty();
         let (pool, seen) = (lock.pool("licences").unwrap(), other(&store).pool("licences").unwrap());
         faults.next(Op::ChangePool, fault);
@@ -141,14 +147,41 @@ async fn changes_are_repeated_until_they_are_answered() {
         pool.shrink(["b"]).await.unwrap();
         faults.next(Op::ChangePool, fault);
         pool.extend(["d"]).await.unwrap();
-        let members: HashSet<String> = seen.members().await.unwrap().iter().map(|m| m.to_string()).collect();
-        assert_eq!(members, HashSet::from(["a", "c", "d"].map(str::to_owned)), "{fault:?}");
+        assert_eq!(members(&seen).await, set(["a", "c", "d"]), "{fault:?}");
     }
     let (lock, faults, _) = faulty();
     faults.always(Op::ChangePool, Fault::Refuse);
     let failed = lock.pool("licences").unwrap().assign(["a"]).await.unwrap_err();
-    assert!(failed.is_retryable(), "{failed}");
-    assert_eq!(faults.count(Op::ChangePool), 0, "changes have no nonce");
+    assert!(matches!(&failed, LockError::Backend(error) if error.applied() == Applied::No), "{failed}");
+    assert!(failed.is_retryable());
+}
+
+/// One that is repeated and told as done may come once more, and undo what was done after it.
+#[tokio::test(start_paused = true)]
+async fn a_change_that_may_come_yet_is_told() {
+    let late = Duration::from_secs(5);
+    for fault in [Fault::LoseReply, Fault::Straggle(late), Fault::Hang] {
+        let (lock, faults, store) = faulty();
+        let (pool, seen) = (lock.pool("licences").unwrap(), other(&store).pool("licences").unwrap());
+        pool.assign(["a", "b"]).await.unwrap();
+        faults.next(Op::ChangePool, fault);
+        let unknown = pool.extend(["c"]).await.unwrap_err();
+        assert!(matches!(&unknown, LockError::Backend(error) if error.applied() == Applied::Unknown), "{unknown}");
+        let made_once = match fault {
+            Fault::LoseReply => set(["a", "b", "c"]),
+            _ => set(["a", "b"]),
+        };
+        assert_eq!(members(&seen).await, made_once, "not repeated: {fault:?}");
+        if fault == Fault::Straggle(late) {
+            tokio::time::sleep(late * 2).await;
+            assert_eq!(members(&seen).await, set(["a", "b", "c"]), "it comes");
+        }
+        // Known not to have been made the first time, unknown the second.
+        faults.next(Op::ChangePool, Fault::Refuse);
+        faults.next(Op::ChangePool, fault);
+        let unknown = pool.shrink(["a"]).await.unwrap_err();
+        assert!(matches!(&unknown, LockError::Backend(error) if error.applied() == Applied::Unknown), "{unknown}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,6 +242,38 @@ async fn a_shutdown_ends_waits_and_holds() {
     assert!(matches!(pool.acquire().await, Err(LockError::ShutDown)));
     let seen = other(&store).pool("licences").unwrap().health().await.unwrap();
     assert_eq!((seen.locked, seen.free, seen.waiters), (0, 1, 0));
+}
+
+/// A pool and the lock of its name have nothing to do with each other, by whatever key they are named.
+#[tokio::test(start_paused = true)]
+async fn the_key_of_a_pool_names_no_lock() {
+    let (lock, store) = memory();
+    let pool = lock.pool("licences").unwrap();
+    pool.assign(["a"]).await.unwrap();
+    let guard = pool.acquire().await.unwrap();
+    let key = guard.key();
+    let refused = |outcome: Result<(), LockError>, what: &str| {
+        assert!(matches!(&outcome, Err(LockError::InvalidKey(InvalidKey::Pool { .. }))), "{what}: {outcome:?}");
+        assert!(outcome.unwrap_err().to_string().contains("licences"), "{what}");
+    };
+    refused(lock.acquire(key).await.map(drop), "acquire");
+    refused(lock.try_acquire(key).await.map(drop), "try_acquire");
+    refused(lock.key(key).shared().acquire().await.map(drop), "key");
+    refused(lock.all([key]).map(drop), "all");
+    refused(lock.any([key]).map(drop), "any");
+    refused(lock.value(key).map(drop), "value");
+    refused(lock.reentrant(key, "me").map(drop), "reentrant");
+    refused(lock.semaphore(key, 2).map(drop), "semaphore");
+    refused(lock.rw(key).map(drop), "rw");
+    refused(lock.inspect(key).await.map(drop), "inspect");
+    refused(lock.who([key]).await.map(drop), "who");
+    refused(lock.break_lock(key).await.map(drop), "break_lock");
+    refused(lock.break_if_stale(key, Duration::ZERO).await.map(drop), "break_if_stale");
+    assert!(guard.is_held() && lock.pool(key).unwrap().try_acquire().await.unwrap().is_none(), "the same pool");
+    assert!(lock.try_acquire("licences").await.unwrap().is_some(), "the lock of its name is free");
+    drop(guard);
+    pool.clear().await.unwrap();
+    assert!(store.is_empty());
 }
 
 /// A value is beside a lock, and a member's is no lock of that name.

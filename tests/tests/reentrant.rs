@@ -3,11 +3,15 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use tasklock::{
-    LockError, Locker, LossReason, MemoryLock, ReleaseOutcome, Stats, current,
-    testing::{self, Op, poll_times, until_quiet},
+    LockError, Locker, LossReason, MemoryLock, ReleaseOutcome, Stats, Wait, current,
+    testing::{self, Fault, Op, poll_times, until_quiet},
 };
 use tasklock_tests::{cancellation::drop_everywhere_in_memory, faulty, is_lost, other};
-use tokio::{sync::Barrier, task::JoinSet, time::timeout};
+use tokio::{
+    sync::Barrier,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -122,6 +126,27 @@ async fn dropped_anywhere_it_leaves_nothing() {
     for held in [&[][..], &["job"]] {
         let acquire = async |lock: &Locker| lock.reentrant("job", "me").unwrap().acquire().await;
         drop_everywhere_in_memory(Op::TryAcquire, held, acquire).await;
+    }
+}
+
+/// Who waits for an acquisition of its own owner is told what became of it, and has had the same patience.
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_not_contention_to_the_same_owner_either() {
+    for wait in [Wait::For(S(2)), Wait::Forever] {
+        let (lock, faults, _) = faulty();
+        faults.always(Op::TryAcquire, Fault::Refuse);
+        let start = Instant::now();
+        let mut tasks = JoinSet::new();
+        for _ in 0..4 {
+            let mine = lock.reentrant("job", "me").unwrap().wait(wait);
+            tasks.spawn(async move { mine.acquire().await.map(drop) });
+        }
+        for outcome in tasks.join_all().await {
+            assert!(matches!(&outcome, Err(LockError::Backend(error)) if error.is_retryable()), "{outcome:?}");
+        }
+        assert!(start.elapsed() < S(13), "one patience after the other: {:?}", start.elapsed());
+        faults.clear();
+        assert!(lock.reentrant("job", "me").unwrap().acquire().await.unwrap().is_held());
     }
 }
 

@@ -98,6 +98,82 @@ async fn a_number_of_attempts() {
     assert!(start.elapsed() >= Duration::from_millis(400) && start.elapsed() < Duration::from_millis(500));
 }
 
+/// Those behind are told of an outage as the one in front is.
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_not_contention_in_line_either() {
+    for fault in [Fault::Refuse, Fault::LoseReply, Fault::Hang] {
+        let (lock, faults, store) = faulty();
+        let bounded = lock.key("job").wait(Duration::from_secs(2));
+        let stand_in_line = || {
+            let mut line = JoinSet::new();
+            for _ in 0..5 {
+                let bounded = bounded.clone();
+                line.spawn(async move { bounded.acquire().await.map(drop) });
+            }
+            line
+        };
+        faults.always(Op::TryAcquire, fault);
+        for outcome in stand_in_line().join_all().await {
+            let error = outcome.unwrap_err();
+            assert!(matches!(error, LockError::Backend(_)) && error.is_retryable(), "{fault:?}: {error}");
+        }
+        faults.clear();
+        until_quiet(&lock).await;
+        if fault == Fault::Hang {
+            continue; // unanswered for a moment, after an answer: nobody can say
+        }
+        // Held, then unreachable: the last word counts.
+        let guard = other(&store).acquire("job").await.unwrap();
+        let line = stand_in_line();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(lock.inspect("job").await.unwrap().waiters, Some(5));
+        faults.always(Op::TryAcquire, fault);
+        faults.recheck();
+        for outcome in line.join_all().await {
+            let error = outcome.unwrap_err();
+            assert!(matches!(error, LockError::Backend(_)), "{fault:?}: {error}");
+        }
+        // Unreachable, then held.
+        until_quiet(&lock).await;
+        let line = stand_in_line();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        faults.clear();
+        for outcome in line.join_all().await {
+            let error = outcome.unwrap_err();
+            assert!(error.is_contended() && error.holder().is_some(), "{fault:?}: {error}");
+        }
+        drop(guard);
+    }
+}
+
+/// A store that fails is asked for as long as each has patience, counted from when it came, not from its turn.
+#[tokio::test(start_paused = true)]
+async fn patience_runs_in_line_too() {
+    for fault in [Fault::Refuse, Fault::Hang] {
+        let (lock, faults, _) = faulty();
+        faults.always(Op::TryAcquire, fault);
+        let start = Instant::now();
+        let stand_in_line = || {
+            let lock = lock.clone();
+            async move {
+                let error = lock.acquire("job").await.map(drop).unwrap_err();
+                assert!(matches!(error, LockError::Backend(_)) && error.is_retryable(), "{error}");
+                start.elapsed()
+            }
+        };
+        let mut line = JoinSet::new();
+        (0..10).for_each(|_| drop(line.spawn(stand_in_line())));
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let late = tokio::spawn(stand_in_line());
+        for given_up in line.join_all().await {
+            assert!((10..13).contains(&given_up.as_secs()), "{fault:?}: {given_up:?}");
+        }
+        let given_up = late.await.unwrap();
+        assert!((15..25).contains(&given_up.as_secs()), "{fault:?}: one that came later: {given_up:?}");
+        assert_eq!(lock.stats().queued_keys, 0);
+    }
+}
+
 /// The store is asked once; after that it tells.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_pushes_is_hardly_polled() {

@@ -18,7 +18,7 @@ use std::{
 };
 
 pub use self::faulty::{Call, Fault, Faults, Faulty, Op};
-use crate::{IntoKey, Locker, LossReason};
+use crate::{IntoKey, Locker, LossReason, key::pool_key, shared::Core};
 
 /// Takes away every lease that `locker` has on `key`, as if the store had; how many there were.
 ///
@@ -40,8 +40,10 @@ use crate::{IntoKey, Locker, LossReason};
 /// # Ok(()) }
 /// ```
 pub fn lose(locker: &Locker, key: impl IntoKey, reason: LossReason) -> usize {
-    let Ok(key) = key.into_key_in(&locker.core().prefix) else { return 0 };
-    let shared = &locker.core().shared;
+    let Core { shared, prefix, .. } = &**locker.core();
+    let found =
+        key.into_key().and_then(|key| if key.is_pool() { pool_key(key, prefix) } else { key.into_key_in(prefix) });
+    let Ok(key) = found else { return 0 };
     let holds = shared.holds(|hold| hold.claim.key == key);
     for hold in &holds {
         shared.lose(hold, reason);

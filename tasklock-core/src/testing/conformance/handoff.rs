@@ -1,8 +1,12 @@
 //! Further tokens with a renewal, where they are declared; and the hand-over within a process that they are for.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::task::JoinSet;
+
 use super::{
-    Arc, AsyncLock, AtomicU64, Claim, FencingToken, Intent, JoinSet, NonZeroU32, Ordering, Renewed, Suite, busy,
-    granted, locker, released, renew, request,
+    Arc, AsyncLock, Claim, FencingToken, Intent, NonZeroU32, Renewed, Suite, busy, granted, locker, released, renew,
+    request,
 };
 
 impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {

@@ -9,26 +9,18 @@
 
 mod admin;
 mod handoff;
+mod lockers;
 mod modes;
 mod pools;
 mod several;
+mod waiting;
 
-use std::{
-    num::NonZeroU32,
-    pin::pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
-
-use tokio::task::JoinSet;
+use std::{num::NonZeroU32, pin::pin, sync::Arc, time::Duration};
 
 use super::{poll_times, until_quiet};
 use crate::{
-    AsyncLock, Attempt, Claim, Clock, Expiry, Fence, Fencing, FencingToken, Intent, Key, Locker, Mode, Nonce, Observed,
-    Observer, Owner, Released, Renew, Renewed, Request, Ttl, Validity, Wake, WakeBy,
+    AsyncLock, Attempt, Claim, Clock, Expiry, Fencing, FencingToken, Intent, Key, Locker, Mode, Nonce, Owner, Released,
+    Renew, Renewed, Request, Ttl, Validity, Wake, WakeBy,
 };
 
 /// Makes backends that share one store; each is a client of its own.
@@ -203,88 +195,6 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         self.clean(&store, &second).await;
     }
 
-    /// A waiter that left gets nothing.
-    pub async fn a_withdrawn_waiter_is_never_granted(&self) {
-        let (store, key) = (self.client().await, self.key("withdraw"));
-        let (holder, waiter, third) =
-            (request(&key, Intent::Try), request(&key, Intent::Wait), request(&key, Intent::Try));
-        granted(store.try_acquire(&holder).await, "a free key");
-        busy(store.try_acquire(&waiter).await, "a held key");
-        assert_eq!(released(store.release(&Claim::of(&waiter)).await), Released::NotOwner);
-        self.clean(&store, &holder).await;
-        granted(store.try_acquire(&third).await, "a key whose only waiter has left");
-        self.clean(&store, &third).await;
-    }
-
-    /// A release that comes before its own attempt leaves that attempt nothing to take.
-    pub async fn a_late_attempt_finds_nothing_after_its_withdrawal(&self) {
-        let (store, key) = (self.client().await, self.key("late"));
-        let (late, next) = (request(&key, Intent::Wait), request(&key, Intent::Try));
-        let mut claim = Claim::of(&late);
-        claim.unsettled = true;
-        assert_eq!(released(store.release(&claim).await), Released::NotOwner);
-        if let Ok(Attempt::Granted(_)) = store.try_acquire(&late).await {
-            panic!("a withdrawn nonce was granted");
-        }
-        granted(store.try_acquire(&next).await, "a key nobody has");
-        self.clean(&store, &next).await;
-    }
-
-    /// A push reaches the waiter, also if its first wait was dropped.
-    pub async fn wait_is_pushed_and_can_be_called_again(&self) {
-        let (store, key) = (self.client().await, self.key("push"));
-        if store.capabilities().wake != WakeBy::Push {
-            return;
-        }
-        let (holder, waiter) = (request(&key, Intent::Try), request(&key, Intent::Wait));
-        granted(store.try_acquire(&holder).await, "a free key");
-        busy(store.try_acquire(&waiter).await, "a held key");
-        let early = poll_times(pin!(store.wait(&waiter)), 1).await;
-        assert!(!matches!(early, Some(Ok(Wake::Granted(_)))), "granted while held");
-        self.clean(&store, &holder).await;
-        let told = tokio::time::timeout(TTL, store.wait(&waiter)).await;
-        assert!(matches!(told, Ok(Ok(_))), "push is declared, and a release told the waiter nothing: {told:?}");
-        self.until_granted(&store, &waiter).await;
-        busy(store.try_acquire(&request(&key, Intent::Try)).await, "a key the waiter has");
-        self.clean(&store, &waiter).await;
-    }
-
-    /// A grant whose waiter is gone goes to the next.
-    pub async fn a_grant_nobody_takes_can_be_given_back(&self) {
-        let (store, key) = (self.client().await, self.key("untaken"));
-        let (holder, gone, next) =
-            (request(&key, Intent::Try), request(&key, Intent::Wait), request(&key, Intent::Wait));
-        granted(store.try_acquire(&holder).await, "a free key");
-        busy(store.try_acquire(&gone).await, "a held key");
-        self.clean(&store, &holder).await;
-        let _ = released(store.release(&Claim::of(&gone)).await);
-        self.until_granted(&store, &next).await;
-        self.clean(&store, &next).await;
-    }
-
-    /// First come, first served, where that is declared.
-    pub async fn waiters_are_served_in_order(&self) {
-        let (store, key) = (self.client().await, self.key("order"));
-        if !store.capabilities().fair {
-            return;
-        }
-        let holder = request(&key, Intent::Try);
-        granted(store.try_acquire(&holder).await, "a free key");
-        let mut waiters = Vec::new();
-        for _ in 0..5 {
-            let (store, request) = (self.client().await, request(&key, Intent::Wait));
-            busy(store.try_acquire(&request).await, "a held key");
-            waiters.push((store, request));
-        }
-        self.clean(&store, &holder).await;
-        for (store, request) in &mut waiters {
-            request.intent = Intent::Poll { attempt: 1 };
-            granted(store.try_acquire(request).await, "a key to the waiter that came first");
-            busy(store.try_acquire(&self::request(&key, Intent::Try)).await, "a key others wait for");
-            self.clean(store, request).await;
-        }
-    }
-
     /// A holder that goes silent is replaced, and knows before the next one has the lock.
     pub async fn silent_holders_expire(&self) {
         let (here, there) = (self.client().await, self.client().await);
@@ -434,107 +344,6 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         }
     }
 
-    /// Tasks of two clients, one counter: none is lost, and no older token is ever seen after a newer one.
-    pub async fn one_at_a_time(&self) {
-        let lockers = [locker(self.client().await), locker(self.client().await)];
-        let name = self.name("exclusion");
-        let strong = lockers[0].capabilities().fencing == Fencing::Strong;
-        let (counter, fence) = (Arc::new(AtomicU64::new(0)), Arc::new(Fence::new()));
-        let mut tasks = JoinSet::new();
-        for task in 0..8 {
-            let lock = lockers[task % 2].key(&name);
-            let (counter, fence) = (counter.clone(), fence.clone());
-            tasks.spawn(async move {
-                for _ in 0..10 {
-                    let guard = lock.acquire().await.expect("the lock");
-                    let seen = counter.load(Ordering::Relaxed);
-                    tokio::task::yield_now().await;
-                    counter.store(seen + 1, Ordering::Relaxed);
-                    assert!(!strong || fence.admit(guard.fencing_token()).is_ok(), "a token went back");
-                    if task % 3 != 0 {
-                        guard.release().await.expect("a release");
-                    }
-                }
-            });
-        }
-        while let Some(task) = tasks.join_next().await {
-            task.expect("no task fails");
-        }
-        assert_eq!(counter.load(Ordering::Relaxed), 80, "an increment was lost: two were in at once");
-        self.clean_after(&lockers).await;
-    }
-
-    /// Renewal keeps a lock beyond its ttl.
-    pub async fn renewal_outlives_the_ttl(&self) {
-        for ttl in SHORT_TTLS {
-            if self.outlives(ttl).await {
-                return;
-            }
-        }
-        panic!("lost while renewed, whatever the ttl");
-    }
-
-    /// False if the lease was lost, and its holder knows.
-    async fn outlives(&self, ttl: Duration) -> bool {
-        let renewals = Renewals::default();
-        let builder = Locker::builder(self.client().await).observer(renewals.clone()).ttl(ttl);
-        let lock = builder.prefix("").build().expect("a locker");
-        let name = self.name(&format!("renewal {ttl:?}"));
-        let guard = lock.acquire(&name).await.expect("a free key");
-        tokio::select! {
-            () = renewals.until(6) => {}
-            _ = guard.lost() => return false,
-        }
-        assert!(guard.held() >= ttl, "six renewals within one ttl");
-        let taken = locker(self.client().await).try_acquire(&name).await.expect("an answer");
-        assert!(taken.is_none() || !guard.is_held(), "renewed, and free for others");
-        guard.release().await.expect("an answer") == crate::ReleaseOutcome::Released
-    }
-
-    /// Dropping a guard releases.
-    pub async fn a_dropped_guard_lets_the_next_in(&self) {
-        let (here, there) = (locker(self.client().await), locker(self.client().await));
-        let name = self.name("dropped");
-        let guard = here.acquire(&name).await.expect("a free key");
-        assert!(there.try_acquire(&name).await.expect("an answer").is_none(), "held by one, free for the other");
-        drop(guard);
-        drop(there.acquire(&name).await.expect("a key given back"));
-        self.clean_after(&[here, there]).await;
-    }
-
-    /// An acquisition dropped after its n-th poll, for every n, leaves no holder, no waiter and no task; whether the
-    /// lock is free, held, or released meanwhile.
-    pub async fn dropped_acquisitions_leave_nothing(&self) {
-        let (here, there) = (locker(self.client().await), locker(self.client().await));
-        let name = self.name("cancel");
-        for released_after in [0, 1, 2, 3, usize::MAX] {
-            let most = if released_after == usize::MAX { 6 } else { 100 };
-            for polls in 0..most {
-                let mut blocker = (released_after > 0).then_some(there.acquire(&name).await.expect("a free key"));
-                let done = {
-                    let mut acquisition = pin!(here.acquire(&name));
-                    let first = poll_times(acquisition.as_mut(), polls.min(released_after)).await;
-                    if polls > released_after {
-                        blocker = None;
-                    }
-                    let after = polls.saturating_sub(released_after);
-                    let then = if first.is_none() { poll_times(acquisition.as_mut(), after).await } else { None };
-                    first.or(then).map(|outcome| drop(outcome.expect("the lock"))).is_some()
-                };
-                drop(blocker);
-                until_quiet(&here).await;
-                until_quiet(&there).await;
-                let state = there.inspect(&name).await.expect("an answer");
-                assert!(state.is_free(), "left a holder: {released_after} {polls} {state:?}");
-                assert_eq!(state.waiters.unwrap_or(0), 0, "left a waiter: {released_after} {polls}");
-                assert_eq!(here.stats(), crate::Stats::default(), "left something: {released_after} {polls}");
-                if done {
-                    break;
-                }
-            }
-        }
-    }
-
     async fn client(&self) -> B {
         (self.make)().await
     }
@@ -621,25 +430,4 @@ async fn renew(store: &impl AsyncLock, claims: &[Claim]) -> Vec<crate::StepResul
 fn fenced_after(next: &crate::Guard, before: &crate::Guard) -> bool {
     let none = next.fencing_token() == FencingToken::NONE;
     none || next.fencing_token() > before.fencing_token()
-}
-
-/// Counts renewals, and can be waited on.
-#[derive(Clone, Default)]
-struct Renewals(Arc<(Mutex<u32>, tokio::sync::Notify)>);
-
-impl Renewals {
-    async fn until(&self, count: u32) {
-        while *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) < count {
-            self.0.1.notified().await;
-        }
-    }
-}
-
-impl Observer for Renewals {
-    fn observe(&self, event: &Observed<'_>) {
-        if let Observed::Renewed { error: None, .. } = event {
-            *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-            self.0.1.notify_one();
-        }
-    }
 }

@@ -1,8 +1,12 @@
 //! Shared locks and permits, where they are declared.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::task::JoinSet;
+
 use super::{
-    Arc, AsyncLock, AtomicU64, Attempt, Claim, Duration, Expiry, FencingToken, Intent, JoinSet, Key, Mode, NonZeroU32,
-    Ordering, Released, Renew, Renewed, Request, Suite, busy, granted, locker, pin, poll_times, released, until_quiet,
+    Arc, AsyncLock, Attempt, Claim, Duration, Expiry, FencingToken, Intent, Key, Mode, NonZeroU32, Released, Renew,
+    Renewed, Request, Suite, busy, granted, locker, pin, poll_times, released, until_quiet,
 };
 
 impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {

@@ -1,10 +1,15 @@
 //! Pools, where the power is there.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
+
+use tokio::task::JoinSet;
 
 use super::{
-    Arc, AsyncLock, Attempt, Claim, Duration, Fencing, Intent, JoinSet, Key, Mode, Mutex, PoisonError, Released, Renew,
-    Renewed, Request, Suite, Ttl, fenced_after, locker, pin, poll_times, released, until_quiet,
+    Arc, AsyncLock, Attempt, Claim, Duration, Fencing, Intent, Key, Mode, Released, Renew, Renewed, Request, Suite,
+    Ttl, fenced_after, locker, pin, poll_times, released, until_quiet,
 };
 use crate::{FencingToken, Grant, Locker, Pool, PoolChange, Pools, StepResult};
 

@@ -1,6 +1,10 @@
 //! What core makes of a backend: several keys, and owners that enter again.
 
-use super::{AsyncLock, Duration, JoinSet, Locker, Suite, locker, pin, poll_times, until_quiet};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::{AsyncLock, Locker, Suite, locker, pin, poll_times, until_quiet};
 
 /// A copy of a request that was refused may take what has become free meanwhile, and keeps it for as long as this.
 const SHORT: Duration = Duration::from_secs(5);
