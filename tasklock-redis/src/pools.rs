@@ -83,7 +83,8 @@ impl RedisLock {
                 [record, Value::Int(left), Value::Int(count), Value::Int(now)] => {
                     let now = u64::try_from(*now).unwrap_or(0);
                     let holder = Found { record: text(record).ok_or_else(odd)?, left: *left };
-                    let answer = Answer::Held { holder, others: Vec::new(), count: *count, now, last: None };
+                    let answer =
+                        Answer::Held { holder, others: Vec::new(), count: *count, now, last: None, again: None };
                     Ok(Attempt::Busy(self.found_held(request, sent, &answer)))
                 }
                 _ => Err(odd()),

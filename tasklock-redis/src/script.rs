@@ -136,6 +136,8 @@ pub(crate) enum Answer {
         now: u64,
         /// The last token granted, if several have it.
         last: Option<u64>,
+        /// When to look again, in milliseconds, if that is sooner than otherwise.
+        again: Option<u64>,
     },
 }
 
@@ -232,14 +234,22 @@ fn parse(what: What, value: Value) -> Option<StepResult<Answer>> {
 
 fn held(parts: &[Value]) -> Option<Answer> {
     let [record, left, Value::Int(count), Value::Int(now), more @ ..] = parts else { return None };
-    let (mut others, mut last) = (Vec::new(), None);
+    let (mut others, mut last, mut again) = (Vec::new(), None, None);
     for part in more {
         match part {
             Value::Array(other) => others.push(found(other.first()?, other.get(1)?)?),
+            Value::Int(soon) => again = Some(u64::try_from(*soon).ok()?),
             token => last = text(token)?.parse().ok(),
         }
     }
-    Some(Answer::Held { holder: found(record, left)?, others, count: *count, now: u64::try_from(*now).ok()?, last })
+    Some(Answer::Held {
+        holder: found(record, left)?,
+        others,
+        count: *count,
+        now: u64::try_from(*now).ok()?,
+        last,
+        again,
+    })
 }
 
 fn found(record: &Value, left: &Value) -> Option<Found> {

@@ -9,8 +9,8 @@
 -- What is asked for in another mode than alone says so after a space: `shared`, or `of3` for one of three permits.
 --
 -- An answer: 0, no; 1, yes, or the token; -1, withdrawn; {token, first of more, number of waiters}; {record, ttl left,
--- rank or number of waiters, ms, ...}, how the lock stands; {message}, it failed. A step alone is answered with its own,
--- many with an array of theirs.
+-- rank or number of waiters, ms, ...}, how the lock stands, and at its end, if it is sooner than otherwise, in how many ms to
+-- look again; {message}, it failed. A step alone is answered with its own, many with an array of theirs.
 --
 -- Steps on different locks were begun at the same time, so their order is free: those that find nobody waiting come
 -- first. Those on one lock keep theirs. A step that fails does not keep the others from being done.

@@ -5,25 +5,38 @@ local CLAIM = 1000             -- a pushed grant lasts so long until it is confi
 local LEASE = 30000            -- a waiter that has not asked for so long is gone
 local UNHEARD = 5000           -- one that nobody listens for keeps its place for so long
 local WAITING = LEASE + 60000  -- the ttl of everything about waiters
+local AT_ONCE = 64             -- no call lets in more waiters
+local LOOKED_AT = 128          -- nor passes over more that are gone
+local SOON = 10                -- whoever asked and is to go on with what a call left does so after so long
+local ASIDE = 2 ^ 53           -- one that nobody listens for stands so far before its ticket: aside, in order
 local INBOX = 'tasklock:1:inbox:'
 local SLOT = ARGV[steps * 4 + 1]
 
-local function drop(member)
-  call('ZREM', queue, member)
-  call('ZREM', leases, member)
-  call('HDEL', names, member)
+-- What is left of them to this call, however many steps it has.
+local to_let_in, to_look_at = AT_ONCE, LOOKED_AT
+
+local function drop(gone)
+  call('ZREM', queue, unpack(gone))
+  call('ZREM', leases, unpack(gone))
+  call('HDEL', names, unpack(gone))
 end
 
 local function drop_dead()
-  for _, member in ipairs(call('ZRANGEBYSCORE', leases, '-inf', ms, 'LIMIT', 0, 64)) do drop(member) end
+  local gone = call('ZRANGEBYSCORE', leases, '-inf', ms, 'LIMIT', 0, 64)
+  if #gone > 0 then drop(gone) end
 end
 
+-- Tickets follow the clock, so that nobody who comes later is before one that stands aside. Whoever did so and asks is
+-- there again, in its place.
 local function enqueue()
-  local entered = not call('ZSCORE', queue, me)
+  local ticket = call('ZSCORE', queue, me)
+  local entered = not ticket
   if entered then
-    local last = call('ZREVRANGE', queue, 0, 0, 'WITHSCORES')
-    call('ZADD', queue, (tonumber(last[2]) or 0) + 1, me)
+    local last = tonumber(call('ZREVRANGE', queue, 0, 0, 'WITHSCORES')[2]) or 0
+    call('ZADD', queue, math.max(last + 1, us), me)
     call('HSET', names, me, mode and mode .. ' ' .. my_name or my_name)
+  elseif tonumber(ticket) < 0 then
+    call('ZADD', queue, ticket + ASIDE, me)
   end
   call('ZADD', leases, ms + (entered and what == 'wait' and LEASE or LEASE - CLAIM), me)
   for _, key in ipairs({ queue, leases, names }) do call('PEXPIRE', key, WAITING) end
@@ -52,24 +65,57 @@ local function publish(client, message)
   return heard
 end
 
--- Whether anybody heard it. Who may not publish is told by nobody, and polls: an error here would leave the lock
--- between two owners.
+local unheard = {} -- those that nobody was found to listen for
+
+-- Whether anybody heard it; nothing, if there is no telling. Who may not publish is told by nobody, and polls: an error
+-- here would leave the lock between two owners.
 local function tell(member, message)
   local heard = publish(member:sub(1, 32), message)
-  if heard == 0 then call('ZADD', leases, 'XX', 'LT', ms + UNHEARD, member) end
-  return type(heard) == 'number' and heard > 0
+  if type(heard) ~= 'number' then return nil end
+  if heard == 0 and not unheard[member] then
+    unheard[member] = true
+    unheard[#unheard + 1] = member
+  end
+  return heard > 0
 end
 
--- The waiters in turn, by chunks.
+-- They are not looked at again, unless they ask.
+local function set_aside()
+  for _, member in ipairs(unheard) do
+    call('ZADD', queue, 'XX', 'INCR', -ASIDE, member)
+    call('ZADD', leases, 'XX', 'LT', ms + UNHEARD, member)
+  end
+end
+
+-- Those in line in turn, by chunks.
 local function waiters()
-  local chunk, i, rank = {}, 0, 0
+  local chunk, i, seen = {}, 0, 0
   return function()
     i = i + 1
     if i > #chunk then
-      chunk, i = call('ZRANGE', queue, rank, rank + 15), 1
-      rank = rank + #chunk
+      chunk, i = call('ZRANGEBYSCORE', queue, 0, '+inf', 'LIMIT', seen, 16), 1
+      seen = seen + #chunk
     end
     return chunk[i]
+  end
+end
+
+-- Has somebody look who is there, at once: the first of those that are left, or whoever came last, for others may be gone
+-- for as many as there are. Each that is heard of goes on by itself if this one is gone, but later.
+local function have_look(member, in_turn, told)
+  local last, i = nil, 0
+  while i < 16 do
+    i = i + 1
+    if member and tell(member, 'next ' .. member .. ' 0') then
+      told[member:sub(1, 32)] = true
+      return
+    end
+    if i < 8 then
+      member = in_turn()
+    else
+      last = last or call('ZREVRANGE', queue, 0, 7)
+      member = last[i - 7]
+    end
   end
 end
 
@@ -86,33 +132,46 @@ local function is_gone(member)
   return not alive_for(member, LEASE - 3 * CLAIM) and not tell(member, 'still ' .. member .. ' ' .. owner)
 end
 
+-- When whoever is answered is to look again, if that is sooner than it would: there was more to do.
+local again
+
 -- What can be had goes to the first waiters that are heard of, as many as may hold it together, and to the caller, for
 -- its whole ttl, when its turn comes or nobody before it lives. The caller's token; and whether it stands before all who
--- live.
+-- live. What is too much for one call is done by the next, which the caller makes if it waits, or one that waits is told to.
 local function settle(caller)
-  local mine, told, taken_back, through = nil, {}, false, {}
+  local mine, told, taken_back, through, more = nil, {}, false, {}, false
+  unheard = {}
   local in_turn = waiters()
   local member = in_turn()
   while member and (crowd or not record) do
     local asks = member == caller
     local how, name = mode, my_name
     if not asks then how, name = wanted(member) end
-    if not admits(how) then
-      if asks or not is_gone(member) then break end
-    elseif asks then
+    local may = admits(how)
+    if not may and (asks or not is_gone(member)) then break end
+    more = not asks and (to_let_in == 0 or to_look_at == 0)
+    if more then break end
+    if asks then
       mine = admit(member, how, ttl, name)
       through[#through + 1] = member
       if not how then break end
-    else
+    elseif may then
       -- Written before it is told: no push comes before its record.
       local _, token = admit(member, how, CLAIM, name)
-      if tell(member, 'granted ' .. member .. ' ' .. token .. ' ' .. ms_text .. ' ' .. CLAIM .. ' ' .. owner) then
+      local heard = tell(member, 'granted ' .. member .. ' ' .. token .. ' ' .. ms_text .. ' ' .. CLAIM .. ' ' .. owner)
+      if heard then
         told[member:sub(1, 32)] = true
         through[#through + 1] = member
+        to_let_in = to_let_in - 1
       else
+        to_look_at = to_look_at - 1
         taken_back = true
         if not crowd or remove(member) and count == 0 then record, crowd = false, nil end
+        -- Nor would any other be told.
+        if heard == nil then in_turn = function() end end
       end
+    else
+      to_look_at = to_look_at - 1
     end
     member = in_turn()
   end
@@ -121,6 +180,9 @@ local function settle(caller)
     if crowd then outlast() elseif not record then call('DEL', owner) end
   end
   local first = not member
+  if more then
+    if caller and what ~= 'try' and not mine then again = SOON else have_look(member, in_turn, told) end
+  end
   -- Should one never take it up, the next looks again when the claim is over, not when the ttl would be: by itself if its
   -- first look is still to come, else told to.
   -- Not one of a client that was told just now: it is the same that may hang.
@@ -130,11 +192,13 @@ local function settle(caller)
   end
   local tries = 64
   while next(told) and member and tries > 0 and not looks(member) do member, tries = in_turn(), tries - 1 end
-  for _, waiter in ipairs(through) do drop(waiter) end
+  if #through > 0 then drop(through) end
+  set_aside()
   return mine, first
 end
 
 -- The same, where there is something to be had.
 local function pass_on(caller)
+  again = nil
   if crowd or not record then return settle(caller) end
 end
