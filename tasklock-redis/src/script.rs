@@ -18,7 +18,9 @@ use crate::{
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
 /// One script in parts: what comes later uses what is before it.
 const SOURCE: &str = concat!(
+    include_str!("scripts/tokens.lua"),
     include_str!("scripts/lock.lua"),
+    include_str!("scripts/line.lua"),
     include_str!("scripts/holders.lua"),
     include_str!("scripts/queue.lua"),
     include_str!("scripts/values.lua"),

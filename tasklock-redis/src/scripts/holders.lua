@@ -1,12 +1,9 @@
 
 -- Who holds: from here on steps are looked at one by one.
 
-if not us then look_at_clock() end
-local ms, ms_text = math.floor(us / 1000), us_text:sub(1, -4)
-
--- The step under way.
-local base, owner, queue, leases, names, holders, records
-local what, mode, me, ttl, my_name
+-- The rest of the step under way.
+local base, owner, holders, records
+local mode, ttl, my_name
 -- How its lock is held: `record` is the owner's, if one holds it alone; if several do, how: `shared` or `permits`, which is
 -- in `crowd` too, and `count` of them do.
 local record, crowd, count

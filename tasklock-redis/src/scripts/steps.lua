@@ -21,7 +21,7 @@ local function acquire()
   look()
   local token = lengthen()
   if token then return token end
-  if what ~= 'try' then enqueue() end
+  if what ~= 'try' then enqueue(mode and mode .. ' ' .. my_name or my_name) end
   return pass_on(me) or standing()
 end
 
