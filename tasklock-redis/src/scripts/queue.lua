@@ -10,10 +10,26 @@ local function wanted(member)
   return how, name or text
 end
 
--- One that cannot enter yet keeps those behind it back, so it has to be there. Its client leaves for it if it no longer
--- waits.
+-- One that cannot enter yet keeps those behind it back, so it has to be there. If it has not asked for two seconds it is
+-- asked whether it still waits: then it asks again, leaves, or its place is lost when a claim is over, as that of one
+-- that was let in and hangs. Whether it is gone, and whether it was asked now.
 local function is_gone(member)
-  return not alive_for(member, LEASE - 3 * CLAIM) and not tell(member, 'still ' .. member .. ' ' .. owner)
+  local alive_until = call('ZSCORE', leases, member)
+  if not alive_until then return true end
+  alive_until = tonumber(alive_until)
+  if alive_until > ms + LEASE - 3 * CLAIM or alive_until <= ms + CLAIM then return false end
+  if not tell(member, 'still ' .. member .. ' ' .. owner) then return true end
+  call('ZADD', leases, 'XX', 'LT', ms + CLAIM, member)
+  return false, true
+end
+
+-- When the one behind it looks again: when it is to be asked, or its claim is over; but the longer that one waits, the
+-- more rarely.
+local function after(member, behind)
+  local left = tonumber(call('ZSCORE', leases, member) or 0) - ms
+  if left > CLAIM then left = left - (LEASE - 3 * CLAIM) end
+  local waited = us - tonumber(call('ZSCORE', queue, behind) or us)
+  return math.floor(math.max(left + 1, waited / 2000, 1))
 end
 
 -- What can be had goes to the first waiters that are heard of, as many as may hold it together, and to the caller, for
@@ -21,13 +37,22 @@ end
 -- live.
 local function settle(caller)
   local mine, told, taken_back, through, more = nil, {}, false, {}, false
+  local stopped_by
   local in_turn, member = begin_look()
   while member and (crowd or not record) do
     local asks = member == caller
     local how, name = mode, my_name
     if not asks then how, name = wanted(member) end
     local may = admits(how)
-    if not may and (asks or not is_gone(member)) then break end
+    if not may then
+      if asks then break end
+      local gone, asked = is_gone(member)
+      if not gone then
+        stopped_by = member
+        told[member:sub(1, 32)] = asked
+        break
+      end
+    end
     more = not asks and is_spent()
     if more then break end
     if asks then
@@ -59,6 +84,15 @@ local function settle(caller)
     if crowd then outlast() elseif not record then call('DEL', owner) end
   end
   local first = not member
+  if stopped_by and caller and what ~= 'try' and not told[stopped_by:sub(1, 32)] then
+    local behind, rest = in_turn(), in_turn
+    if behind == caller then again = after(stopped_by, caller) end
+    in_turn = function()
+      local one = behind or rest()
+      behind = nil
+      return one
+    end
+  end
   end_look(member, in_turn, told, through, more, caller and what ~= 'try' and not mine)
   return mine, first
 end
