@@ -3,7 +3,10 @@
 
 local CLAIM = 1000             -- a pushed grant lasts so long until it is confirmed
 local LEASE = 30000            -- a waiter that has not asked for so long is gone
-local UNHEARD = 5000           -- one that nobody listens for keeps its place for so long
+-- One that nobody listens for keeps its place for so long. It may be less than what is between two requests of a waiter:
+-- whoever listens is not among these, since its inbox counts as a listener, and whoever listens again has asked right
+-- after that, which makes its lease as long as any. So it is the time that a client has for connecting again.
+local UNHEARD = 5000
 local WAITING = LEASE + 60000  -- the ttl of everything about waiters
 local AT_ONCE = 64             -- no call lets in more waiters
 local LOOKED_AT = 128          -- nor passes over more that are gone
