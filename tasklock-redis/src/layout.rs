@@ -50,6 +50,11 @@ impl OwnerKey {
         ["holders", "records"].map(|end| self.other(end))
     }
 
+    /// That of the value beside it.
+    pub(crate) fn of_value(&self) -> String {
+        self.other("value")
+    }
+
     fn other(&self, end: &str) -> String {
         format!("{}{end}", self.0.strip_suffix("owner").unwrap_or(&self.0))
     }

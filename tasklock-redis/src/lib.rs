@@ -88,6 +88,7 @@ mod error;
 mod inbox;
 mod layout;
 mod link;
+mod newer;
 mod node;
 mod nodes;
 mod pools;
