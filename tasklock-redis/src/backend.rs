@@ -164,7 +164,7 @@ impl RedisLock {
     }
 
     pub(crate) fn found_held(&self, request: &Request, sent: Mono, answer: &Answer) -> Busy {
-        let Answer::Held { holder, count, now, last, .. } = answer else { return Busy::default() };
+        let Answer::Held { holder, count, now, last, again, .. } = answer else { return Busy::default() };
         let record = Record::parse(&holder.record);
         if request.intent != Intent::Try {
             let seen = last.or(record.as_ref().map(|record| record.token)).unwrap_or(0);
@@ -172,7 +172,8 @@ impl RedisLock {
         }
         let left = holder.left();
         let rank = u32::try_from(*count).unwrap_or(0);
-        let retry_in = ask_again_in(left, rank, request.intent);
+        let usual = ask_again_in(left, rank, request.intent);
+        let retry_in = again.map_or(usual, |again| usual.min(Duration::from_millis(again)));
         let holder = record.map(|record| Arc::new(record.holder(*now, left)));
         Busy::new(holder, Some(retry_in)).position(rank)
     }

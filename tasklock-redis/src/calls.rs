@@ -10,7 +10,11 @@ use redis::{Cmd, Value};
 use tasklock_core::{BackendError, StepResult};
 use tokio::{runtime::Handle, sync::oneshot};
 
-use crate::{link::Link, script::Step, slots::Slot};
+use crate::{
+    link::Link,
+    script::{Needs, Step},
+    slots::Slot,
+};
 
 /// One step of a script that carries out any number of them.
 pub(crate) trait Carried: Sized + fmt::Debug + Send + Sync + 'static {
@@ -18,7 +22,7 @@ pub(crate) trait Carried: Sized + fmt::Debug + Send + Sync + 'static {
     type Answer: fmt::Debug + Send + 'static;
 
     /// Those that may share a call have the same.
-    fn company(&self) -> Option<(Slot, bool)> {
+    fn company(&self) -> Option<(Slot, Needs)> {
         None
     }
 

@@ -29,6 +29,7 @@ use crate::{
     inbox::Inbox,
     layout::Client,
     link::{Heard, Turn},
+    newer::IfEqual,
     node::Node,
     script::{Answer, Step},
     slots::{Map, Slot, host_of},
@@ -99,6 +100,12 @@ impl Cluster {
             async move { if asking { node.calls.submit_asking(step).await } else { node.calls.submit(step).await } }
         };
         self.follow(slot, ask).await
+    }
+
+    /// Carries it out by a command of its own, if the master of its slot has one for it.
+    pub(crate) async fn if_equal(&self, change: &IfEqual) -> StepResult<Option<bool>> {
+        let ask = |node: Arc<Node>, asking| async move { node.link.if_equal(change, asking).await };
+        self.follow(Slot::of(&change.owner), ask).await
     }
 
     /// Carries out many, those of a node together.

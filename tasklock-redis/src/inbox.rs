@@ -126,11 +126,15 @@ impl Inbox {
                 let owner = OwnerKey::pushed(parts.next()?)?;
                 Some(Unwanted { owner, member: member.to_owned() })
             }
-            // Asked whether it still waits: others wait behind it.
+            // Asked whether it still waits, since others wait behind it: that it asks is the answer.
             "still" => {
                 let owner = OwnerKey::pushed(message.splitn(3, ' ').nth(2)?)?;
-                let waits = self.waiters().contains_key(&nonce);
-                (!waits).then(|| Unwanted { owner, member: member.to_owned() })
+                if let Some(waiter) = self.waiters().get_mut(&nonce) {
+                    waiter.again_at = Some(self.clock.now());
+                    waiter.told.notify_one();
+                    return None;
+                }
+                Some(Unwanted { owner, member: member.to_owned() })
             }
             "next" => {
                 let claim = Duration::from_millis(number()?);
@@ -318,14 +322,15 @@ mod tests {
         }
     }
 
-    /// Somebody waits behind a place in the queue whose withdrawal got lost.
+    /// Somebody waits behind a place in the queue: of one that lives, or whose withdrawal got lost.
     #[tokio::test(start_paused = true)]
-    async fn who_does_not_wait_any_more_says_so() {
+    async fn whether_one_still_waits_is_answered() {
         let case = case();
         let asked = format!("still {} {}", case.member, case.owner.as_str());
         case.inbox.expect(case.nonce, None);
         assert_eq!(case.inbox.deliver(&asked), None);
-        assert!(case.told().await.is_none(), "it is told nothing");
+        assert!(matches!(case.told().await, Some(Wake::Retry)), "it waits, and asks");
+        assert!(case.told().await.is_none(), "once");
         case.inbox.forget(case.nonce);
         let unwanted = Unwanted { owner: case.owner.clone(), member: case.member.clone() };
         assert_eq!(case.inbox.deliver(&asked), Some(unwanted));

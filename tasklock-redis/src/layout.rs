@@ -9,8 +9,6 @@ use crate::slots::Slot;
 /// The version of the layout, and the key of a lock by which it is known to the script, which has the names of its others
 /// from it: `fence`, `queue`, `leases`, `names`, `holders` and `records` in the place of `owner`.
 const OWNER: &str = ":1:owner";
-/// The keys of a lock.
-pub(crate) const KEYS: usize = 1 + OTHERS.len();
 const OTHERS: [&str; 7] = ["fence", "queue", "leases", "names", "holders", "records", "value"];
 /// The same of a pool: `fence`, `queue`, `leases`, `wants`, `stages`, and with more behind them `lock:`, `hold:`, `had:` and
 /// `stage:`.
@@ -44,8 +42,21 @@ impl OwnerKey {
 
     /// The other keys of this lock.
     pub(crate) fn others(&self) -> impl Iterator<Item = String> {
-        let base = self.0.strip_suffix("owner").unwrap_or(&self.0);
-        OTHERS.into_iter().map(move |end| format!("{base}{end}"))
+        OTHERS.into_iter().map(|end| self.other(end))
+    }
+
+    /// Those of them that tell who holds it, if several do.
+    pub(crate) fn of_holders(&self) -> [String; 2] {
+        ["holders", "records"].map(|end| self.other(end))
+    }
+
+    /// That of the value beside it.
+    pub(crate) fn of_value(&self) -> String {
+        self.other("value")
+    }
+
+    fn other(&self, end: &str) -> String {
+        format!("{}{end}", self.0.strip_suffix("owner").unwrap_or(&self.0))
     }
 }
 

@@ -12,14 +12,14 @@
 //! |---|---|---|
 //! | `{prefix:name}:1:owner` | `member token since lease names`, while it is held; `shared` or `permits`, if several hold it | the lease's; the longest of theirs |
 //! | `{prefix:name}:1:fence` | the last token | 30 days |
-//! | `{prefix:name}:1:queue` | members by ticket: who waits, in order | 90 s from the last request |
+//! | `{prefix:name}:1:queue` | members by ticket, which is the server's time in µs: who waits, in order; below 0, those who stand aside | 90 s from the last request |
 //! | `{prefix:name}:1:leases` | members by the time until which they count as alive; `x` and a member: withdrawn | the same |
 //! | `{prefix:name}:1:names` | who the members are, for others to read; before that `shared` or `of3`, if that is how they want it | the same |
 //! | `{prefix:name}:1:holders` | if several hold it, the members by the time at which each ends | the longest of their leases |
 //! | `{prefix:name}:1:records` | `token since lease names` of each of them | the same |
 //! | `{prefix:name}:1:value` | the value beside the lock, if somebody set one | as whoever set it said |
 //!
-//! The keys of pools, of which one has no ttl, are listed in `pools.rs`.
+//! The keys of pools, of which one has no ttl, are listed in `pools.rs`; those of a quorum in [`quorum`].
 //!
 //! A member is `client.nonce`; `lease` is its length, or `@` and when its holder was last heard of if it never ends. A client
 //! has one channel, `tasklock:1:inbox:client`, on which it is told; in a cluster one for each slot,
@@ -27,14 +27,18 @@
 //!
 //! # Protocol
 //!
-//! Every step is a part of one script, `scripts/lock.lua`. Two calls may be under way at a time; steps that come meanwhile
-//! share the next. Steps on pools are calls of their own, of another script, `scripts/pool.lua`.
+//! Every step on a lock is a part of one script, which is joined from files of `scripts/`: `tokens.lua` (the clock, minting),
+//! `lock.lua` (steps that find nobody in the way), `line.lua` (who waits, and telling them), `holders.lua` (who holds),
+//! `queue.lua` (who is let in), `values.lua`, `steps.lua` (what is asked). Two calls may be under way at a time; steps that come
+//! meanwhile share the next, up to 64. Steps on pools are calls of their own, of another script: `tokens.lua`, `line.lua` and
+//! `pool.lua`. That of a quorum, `quorum.lua`, shares nothing with these.
 //!
 //! 1. *Acquire.* If nobody has it and nobody waits, it is taken: `token = max(last + 1, server time in µs)`. If the
 //!    caller has it already, it gets its token again and its ttl begins anew. Else it enters the queue, and a lock that
 //!    is free goes to the first in the queue who is heard of.
 //! 2. *Release* grants to the first waiter in the same step: it writes the record, for a claim of a second, and then
-//!    publishes to that waiter's inbox. Nobody listening there means that it is gone, and the next one is tried.
+//!    publishes to that waiter's inbox. If nobody listens there the next one is tried; who is not heard of stands aside,
+//!    in its order, and has its place again if it asks within five seconds.
 //! 3. *Wait.* The push carries the server's time. The waiter dates its claim by it, through its own last request, so that
 //!    a push that was held up is not believed for longer than the store holds it. A third into its claim it renews, for
 //!    its whole ttl, unless it is done by then.
@@ -48,11 +52,18 @@
 //! 6. *A push that nobody wants* is given back.
 //! 7. *Readers and permits* stand in the same queue. As many from its head are let in together as may hold it together,
 //!    each by a push and under a token of its own: readers beside readers, permits while fewer are held than the waiter says
-//!    there are. Whoever cannot be let in keeps those behind it back, unless it has not asked for two seconds and nobody
-//!    listens for it. Each ends by itself, by the server's time, and is renewed and released by itself.
-//! 8. *Several locks* are looked at first, each as if the caller had come to it alone, and taken if all can be had. What it
-//!    has of them from before is given back if not. In a cluster they would have to share a slot.
-//! 9. *Values* are keys of their own. An update by the holder is a renewal that writes the value, too.
+//!    there are. Each ends by itself, by the server's time, and is renewed and released by itself.
+//! 8. *Whoever cannot be let in* keeps those behind it back. If it has not asked for two to three seconds it is asked whether it
+//!    still waits, and has a claim to ask again, which a live client does at once; after that its place is lost. If nobody listens
+//!    for it, it is passed over at once. The one right behind it looks when that time comes, and more and more rarely after.
+//! 9. *A long line.* A call lets in 64 and passes over 128 at most. The next is made by its caller, 10 ms later, if that
+//!    waits; else by one that waits, who is told to look: the first that is left, or the last, since those between may be gone. Should
+//!    it hang, the next looks after a claim, and everybody else when it would anyway. Holders whose time is over hold nothing, and
+//!    are cleared away by 64, as are waiters that are gone.
+//! 10. *Several locks* are looked at first, each as if the caller had come to it alone, and taken if all can be had. What it
+//!     has of them from before is given back if not. In a cluster they would have to share a slot.
+//! 11. *Values* are keys of their own. An update by the holder is a renewal that writes the value, too. A change on condition
+//!     that the value equals another is one plain command where the server has one (`newer.rs`).
 //!
 //! # Cost
 //!
@@ -60,7 +71,9 @@
 //! to give them back. An acquisition that waited costs one request more, the confirmation of its claim, if it holds for longer than a
 //! third of a second, and one if it waits for longer than a second. Acquisitions that follow each other in one process
 //! cost a renewal for 64 to 1024 of them, or for 10 ms. The hand-over between processes is one call and one push, or two
-//! if the next one has waited for so long. A `PING` on each of two connections every five seconds.
+//! if the next one has waited for so long. A waiter asks every ten seconds; while a writer waits for readers, it and the one
+//! behind it some times more. A call that meets a long line does about a thousand commands at most, some milliseconds; to let in
+//! 20,000 readers is 313 calls. A `PING` on each of two connections every five seconds.
 //!
 //! # Several servers
 //!
@@ -77,6 +90,11 @@
 //!   token unless the clocks of the two servers differ by more than the take-over took.
 //! - *A connection that ends* is made again, both are; then every waiter asks again. A lock is lost only if that takes
 //!   longer than its ttl.
+//! - *A process that dies or hangs* keeps what it holds until its ttl is over, and what it was just handed, or the place of
+//!   a writer in front of readers, for a claim. That its client is told nothing for a while costs it nothing but time.
+//! - *A slot that moves* to another node of a cluster: who holds goes on renewing, but for a moment if several do; nobody takes or
+//!   gives back before it has arrived. Both are told as what passes.
+//! - *A client that may not publish* tells nobody: waiters look by themselves.
 //! - *A server that evicts* keys when it is full may evict locks. There is a warning.
 
 mod address;
@@ -88,6 +106,7 @@ mod error;
 mod inbox;
 mod layout;
 mod link;
+mod newer;
 mod node;
 mod nodes;
 mod pools;

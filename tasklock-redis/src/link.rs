@@ -5,7 +5,10 @@ use std::{
     convert::Infallible,
     fmt,
     future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,6 +23,7 @@ use crate::{
     calls::{Call, Carried},
     error,
     layout::slot_of_inbox,
+    newer::{self, IfEqual},
     script,
     sentinel::Sentinel,
     slots::Slot,
@@ -101,6 +105,8 @@ pub(crate) struct Session {
     inbox: MultiplexedConnection,
     broken: Arc<Notify>,
     bound: Arc<Bound>,
+    /// The newer commands that this server does not have.
+    refused: AtomicU8,
     /// Where the sentinels tell that another is the master, for as long as they are kept.
     _watchers: Vec<MultiplexedConnection>,
 }
@@ -141,6 +147,23 @@ impl Link {
         let session = self.session()?;
         let answer = command.query_async(&mut session.commands.clone()).await;
         self.settle(&session, answer)
+    }
+
+    /// Carries it out by a command of its own, if the server has one for it: whether it was done.
+    pub(crate) async fn if_equal(&self, change: &IfEqual, asking: bool) -> StepResult<Option<bool>> {
+        let session = self.session()?;
+        for (kind, command) in change.commands() {
+            if session.refused.load(Ordering::Relaxed) & kind != 0 {
+                continue;
+            }
+            let answer = session.send_command(&command, asking).await;
+            if answer.as_ref().is_err_and(newer::is_refused) {
+                session.refused.fetch_or(kind, Ordering::Relaxed);
+                continue;
+            }
+            return self.settle(&session, answer).map(|answer| Some(newer::is_done(&answer)));
+        }
+        Ok(None)
     }
 
     /// Has what is granted in this slot told here, on this channel.
@@ -369,7 +392,7 @@ impl Server {
         if let Some(channel) = &self.inbox {
             inbox.subscribe(channel).await?;
         }
-        Ok(Session { commands, inbox, broken, bound, _watchers: watchers })
+        Ok(Session { commands, inbox, broken, bound, refused: AtomicU8::new(0), _watchers: watchers })
     }
 }
 
@@ -394,6 +417,17 @@ impl Session {
             Ok(answers) => answers,
             Err(error) => calls.iter().map(|_| Err(error.clone())).collect(),
         }
+    }
+
+    async fn send_command(&self, command: &Cmd, asking: bool) -> RedisResult<Value> {
+        let mut commands = self.commands.clone();
+        if !asking {
+            return command.query_async(&mut commands).await;
+        }
+        let mut together = redis::pipe();
+        together.ignore_errors().cmd("ASKING").ignore().add_command(command.clone());
+        let mut answers = together.query_async::<Vec<RedisResult<Value>>>(&mut commands).await?;
+        answers.pop().unwrap_or(Ok(Value::Nil))
     }
 
     /// Until a call finds it broken, or the server no longer answers.

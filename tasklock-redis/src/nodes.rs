@@ -7,6 +7,7 @@ use tasklock_core::{BackendError, StepResult};
 use crate::{
     cluster::Cluster,
     layout::OwnerKey,
+    newer::IfEqual,
     node::Node,
     script::{Answer, Step},
     slots::Slot,
@@ -33,6 +34,14 @@ impl Nodes {
         match self {
             Nodes::One(node) => node.calls.submit(step).await,
             Nodes::Cluster(cluster) => cluster.submit(step).await,
+        }
+    }
+
+    /// Carries it out by a command of its own, if the server that has this lock has one for it.
+    pub(crate) async fn if_equal(&self, change: &IfEqual) -> StepResult<Option<bool>> {
+        match self {
+            Nodes::One(node) => node.link.if_equal(change, false).await,
+            Nodes::Cluster(cluster) => cluster.if_equal(change).await,
         }
     }
 

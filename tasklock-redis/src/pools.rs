@@ -1,4 +1,4 @@
-//! Pools: steps of the script `scripts/pool.lua`, one a call.
+//! Pools: steps of the script `scripts/pool.lua`, one a call. Its line is that of locks, `scripts/line.lua`.
 //!
 //! # Layout
 //!
@@ -49,7 +49,9 @@ use crate::{
 };
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
-const SOURCE: &str = include_str!("scripts/pool.lua");
+/// It shares what it begins with, and the line, with that of locks.
+const SOURCE: &str =
+    concat!(include_str!("scripts/tokens.lua"), include_str!("scripts/line.lua"), include_str!("scripts/pool.lua"),);
 
 /// The most members in one call: the server does nothing else meanwhile.
 const MOST: usize = 256;
@@ -80,10 +82,14 @@ impl RedisLock {
                     let (member, until) = (text(member).ok_or_else(odd)?, request.until(sent));
                     Ok(Attempt::Granted(Grant::new(token, Validity::Until(until)).of_member(member.into())))
                 }
-                [record, Value::Int(left), Value::Int(count), Value::Int(now)] => {
+                [record, Value::Int(left), Value::Int(count), Value::Int(now), again @ ..] => {
+                    let again = match again {
+                        [Value::Int(soon)] => u64::try_from(*soon).ok(),
+                        _ => None,
+                    };
                     let now = u64::try_from(*now).unwrap_or(0);
                     let holder = Found { record: text(record).ok_or_else(odd)?, left: *left };
-                    let answer = Answer::Held { holder, others: Vec::new(), count: *count, now, last: None };
+                    let answer = Answer::Held { holder, others: Vec::new(), count: *count, now, last: None, again };
                     Ok(Attempt::Busy(self.found_held(request, sent, &answer)))
                 }
                 _ => Err(odd()),

@@ -8,8 +8,10 @@ use tasklock_core::{
 };
 
 use crate::{
-    backend::RedisLock,
+    backend::{RedisLock, millis},
     calls::MOST,
+    layout::OwnerKey,
+    newer::IfEqual,
     script::{Answer, What},
 };
 
@@ -62,6 +64,13 @@ impl Values for RedisLock {
 
     fn change<'a>(&'a self, key: &'a Key, change: &'a Change) -> BoxFuture<'a, StepResult<bool>> {
         Box::pin(async move {
+            if let When::Equal(than) = &change.when {
+                let to = change.to.as_ref().map(|(value, keep)| (value.clone(), millis(*keep)));
+                let if_equal = IfEqual { owner: OwnerKey::of(key), than: than.clone(), to };
+                if let Some(done) = self.nodes.if_equal(&if_equal).await? {
+                    return Ok(done);
+                }
+            }
             let (when, than) = condition(&change.when)?;
             let step = match &change.to {
                 Some((value, keep)) => self.step(What::Change(when), key, than, *keep, Arc::from(value.as_str())),

@@ -8,17 +8,14 @@ use std::{
 use redis::{Cmd, Script, Value};
 use tasklock_core::{BackendError, Mode, StepResult};
 
-use crate::{
-    calls::Carried,
-    error,
-    layout::{KEYS, OwnerKey},
-    slots::Slot,
-};
+use crate::{calls::Carried, error, layout::OwnerKey, slots::Slot};
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
 /// One script in parts: what comes later uses what is before it.
 const SOURCE: &str = concat!(
+    include_str!("scripts/tokens.lua"),
     include_str!("scripts/lock.lua"),
+    include_str!("scripts/line.lua"),
     include_str!("scripts/holders.lua"),
     include_str!("scripts/queue.lua"),
     include_str!("scripts/values.lua"),
@@ -41,6 +38,16 @@ pub(crate) struct Step {
     /// The owner's names, for others to read; for a change or an update, the new value; of a renewal, how many more tokens
     /// it wants, if any.
     pub(crate) names: Arc<str>,
+}
+
+/// Which keys of its lock a step needs. While a slot moves, a step is done wherever all those are.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Needs {
+    /// A renewal of one that holds it alone.
+    Owner,
+    /// A renewal of one of several.
+    Holders,
+    All,
 }
 
 /// What a step does.
@@ -136,6 +143,8 @@ pub(crate) enum Answer {
         now: u64,
         /// The last token granted, if several have it.
         last: Option<u64>,
+        /// When to look again, in milliseconds, if that is sooner than otherwise.
+        again: Option<u64>,
     },
 }
 
@@ -150,11 +159,15 @@ pub(crate) struct Found {
 impl Carried for Step {
     type Answer = Answer;
 
-    /// In a cluster that is a slot; and what needs no key but the owner's goes by itself, since it can be done while the
-    /// slot is moving.
-    fn company(&self) -> Option<(Slot, bool)> {
-        let only_owner = self.what == What::Renew && self.mode == Mode::Exclusive && self.names.is_empty();
-        self.slot.map(|slot| (slot, only_owner))
+    /// In a cluster that is a slot, and the keys that are needed: what needs few goes by itself, since it can be done while
+    /// the slot is moving.
+    fn company(&self) -> Option<(Slot, Needs)> {
+        let needs = match self.mode {
+            _ if self.what != What::Renew || !self.names.is_empty() => Needs::All,
+            Mode::Exclusive => Needs::Owner,
+            _ => Needs::Holders,
+        };
+        self.slot.map(|slot| (slot, needs))
     }
 
     fn command(steps: &[Self], whole: bool) -> Cmd {
@@ -166,17 +179,19 @@ impl Carried for Step {
         }
         let company = steps.first().and_then(Step::company);
         // While a slot moves, a node lets a script begin only if it has all keys that are named, and ends one midway that
-        // comes upon a key which is elsewhere. So here all are named. Where nothing moves, one says it all.
-        let named = matches!(company, Some((_, false)));
-        cmd.arg(if named { steps.len() * KEYS } else { steps.len() });
+        // comes upon a key which is elsewhere. So here all that are needed are named. Where nothing moves, one says it all.
+        let needs = company.map_or(Needs::Owner, |(_, needs)| needs);
+        let others = |step: &Step| match needs {
+            Needs::Owner => Vec::new(),
+            Needs::Holders => step.owner.of_holders().to_vec(),
+            Needs::All => step.owner.others().collect(),
+        };
+        let others: Vec<String> = steps.iter().flat_map(others).collect();
+        cmd.arg(steps.len() + others.len());
         for step in steps {
             cmd.arg(step.owner.as_str());
         }
-        for step in steps.iter().filter(|_| named) {
-            for key in step.owner.others() {
-                cmd.arg(key);
-            }
-        }
+        cmd.arg(&others);
         for step in steps {
             cmd.arg(&*step.name()).arg(&step.member).arg(step.ttl).arg(&*step.names);
         }
@@ -232,14 +247,22 @@ fn parse(what: What, value: Value) -> Option<StepResult<Answer>> {
 
 fn held(parts: &[Value]) -> Option<Answer> {
     let [record, left, Value::Int(count), Value::Int(now), more @ ..] = parts else { return None };
-    let (mut others, mut last) = (Vec::new(), None);
+    let (mut others, mut last, mut again) = (Vec::new(), None, None);
     for part in more {
         match part {
             Value::Array(other) => others.push(found(other.first()?, other.get(1)?)?),
+            Value::Int(soon) => again = Some(u64::try_from(*soon).ok()?),
             token => last = text(token)?.parse().ok(),
         }
     }
-    Some(Answer::Held { holder: found(record, left)?, others, count: *count, now: u64::try_from(*now).ok()?, last })
+    Some(Answer::Held {
+        holder: found(record, left)?,
+        others,
+        count: *count,
+        now: u64::try_from(*now).ok()?,
+        last,
+        again,
+    })
 }
 
 fn found(record: &Value, left: &Value) -> Option<Found> {

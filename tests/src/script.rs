@@ -14,11 +14,19 @@ use crate::servers::{PATIENCE, RedisServer};
 
 /// The script, as the backend sends it.
 pub const SCRIPT: &str = concat!(
+    include_str!("../../tasklock-redis/src/scripts/tokens.lua"),
     include_str!("../../tasklock-redis/src/scripts/lock.lua"),
+    include_str!("../../tasklock-redis/src/scripts/line.lua"),
     include_str!("../../tasklock-redis/src/scripts/holders.lua"),
     include_str!("../../tasklock-redis/src/scripts/queue.lua"),
     include_str!("../../tasklock-redis/src/scripts/values.lua"),
     include_str!("../../tasklock-redis/src/scripts/steps.lua"),
+);
+/// That of pools.
+pub const POOL_SCRIPT: &str = concat!(
+    include_str!("../../tasklock-redis/src/scripts/tokens.lua"),
+    include_str!("../../tasklock-redis/src/scripts/line.lua"),
+    include_str!("../../tasklock-redis/src/scripts/pool.lua"),
 );
 /// The ttl that steps ask for, in milliseconds.
 pub const TTL: u64 = 20_000;

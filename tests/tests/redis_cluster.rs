@@ -221,6 +221,80 @@ async fn a_lock_on_its_way_is_renewed_and_nothing_else() {
     eventually("given back", async || here.inspect(&key).await.unwrap().is_free()).await;
 }
 
+/// A lock that several hold and another waits for goes to another node key by key. Whatever is half there, nobody is let in
+/// whom the holders keep out, and nothing is told as if it would stay so. Holders renew whenever what they need is at one
+/// node, so before and after their own keys move, and not only when all have.
+#[tokio::test]
+async fn a_crowd_moves_key_by_key() {
+    let cluster = RedisCluster::start().await;
+    let lockers = [locker(&cluster).await, locker(&cluster).await, locker(&cluster).await];
+    let [here, there, third] = &lockers;
+    for (name, backwards) in [("readers", false), ("permits", true)] {
+        let [key, ..] = cluster.key_in_each(name).await;
+        let slot = slot_of(&cluster, &key).await;
+        let shares = |lock: &Locker| {
+            let lock = lock.key(&key).ttl(LONG);
+            if backwards { lock.permits(2) } else { lock.shared() }
+        };
+        let held = [shares(here).acquire().await.unwrap(), shares(there).acquire().await.unwrap()];
+        let waiter = if backwards {
+            let permit = shares(third);
+            let task = tokio::spawn(async move { permit.acquire().await });
+            eventually("it waits", async || here.inspect(&key).await.is_ok_and(|s| s.waiters == Some(1))).await;
+            task
+        } else {
+            waiting(third, &key, here, 0).await
+        };
+        let mut keys = cluster.keys(slot, 0).await;
+        keys.sort();
+        if backwards {
+            keys.reverse();
+        }
+        assert_eq!(keys.len(), 7, "{keys:?}");
+        let theirs = ["owner", "holders", "records"];
+        let (mut moved, mut renewed) = (0, 0);
+        cluster.begin_move(slot, 0, 1).await;
+        for key_moved in [None].into_iter().chain(keys.iter().map(Some)) {
+            if let Some(key_moved) = key_moved {
+                cluster.move_key(key_moved, 0, 1).await;
+                moved += usize::from(theirs.iter().any(|end| key_moved.ends_with(end)));
+            }
+            let together = moved == 0 || moved == theirs.len();
+            for guard in &held {
+                match soon("a renewal ends", guard.extend(LONG)).await {
+                    Ok(()) => renewed += 1,
+                    Err(error) => {
+                        assert!(!together, "{key_moved:?}: all that a renewal needs is at one node: {error}");
+                        assert!(error.is_retryable() && !error.is_contended(), "{key_moved:?}: {error}");
+                    }
+                }
+                assert!(guard.is_held(), "{key_moved:?}");
+            }
+            for stranger in [third.key(&key), third.key(&key).permits(2)] {
+                match soon("a try ends", stranger.try_acquire()).await {
+                    Ok(guard) => assert!(guard.is_none(), "{key_moved:?}: let in beside those who hold it"),
+                    Err(error) => assert!(error.is_retryable() && !error.is_contended(), "{key_moved:?}: {error}"),
+                }
+            }
+        }
+        assert!(renewed >= 4, "{renewed}");
+        cluster.end_move(slot, 0, 1).await;
+        let mut last = held[0].fencing_token().max(held[1].fencing_token());
+        for guard in held {
+            eventually("renewed at the new node", async || guard.extend(LONG).await.is_ok()).await;
+            assert!(backwards || !waiter.is_finished(), "let in beside a reader");
+            assert_eq!(soon("released", guard.release()).await.unwrap(), ReleaseOutcome::Released);
+        }
+        let next = got(waiter).await;
+        assert!(next.fencing_token() > last);
+        last = next.fencing_token();
+        next.release().await.unwrap();
+        let after = soon("taken", here.acquire(&key)).await.unwrap();
+        assert!(after.fencing_token() > last);
+        after.release().await.unwrap();
+    }
+}
+
 /// A slot goes round while many use a lock in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_goes_round_under_load() {

@@ -2,7 +2,11 @@
 //! a simpler one goes wrong.
 
 use tasklock::redis::{self, Value};
-use tasklock_tests::script::{Lock, Peer, SCRIPT, Said, TTL, said};
+use tasklock_tests::{
+    eventually,
+    script::{Lock, Peer, SCRIPT, Said, TTL, said},
+    servers::PATIENCE,
+};
 
 async fn read(lock: &mut Lock, peer: &Peer) -> Said {
     lock.step("wait shared", &peer.member, TTL).await
@@ -204,6 +208,104 @@ async fn a_writer_that_is_gone_keeps_no_reader_out() {
     assert_eq!(quiet.told().await, format!("still {} {}", quiet.member, lock.key("owner")));
     let _: Value = lock.server.ask(&["ZADD", &lock.key("leases"), "99", &quiet.member]).await;
     token(read(&mut lock, &late).await);
+}
+
+/// A writer that hangs, though it is connected, keeps readers out for a claim from when it was asked, not for as long as
+/// its lease lasts; one that answers keeps its place.
+#[tokio::test]
+async fn a_writer_that_hangs_is_passed_over() {
+    let mut lock = Lock::new().await;
+    let (reader, mut writer, mut behind, last) =
+        (Peer::gone(), lock.listener().await, lock.listener().await, Peer::gone());
+    token(read(&mut lock, &reader).await);
+    lock.busy(&writer).await;
+    assert_eq!(rank(read(&mut lock, &behind).await), 1);
+    for answers in [true, false] {
+        fall_silent(&lock, &writer).await;
+        assert_eq!(rank(lock.step("poll shared", &behind.member, TTL).await), 1);
+        assert_eq!(writer.told().await, format!("still {} {}", writer.member, lock.key("owner")));
+        assert_eq!(behind.told().await, format!("next {} 1000", behind.member), "should it not answer");
+        // Of the one that asked just now it is 29 s.
+        let left = lock.lease(&behind.member).await.unwrap() - lock.lease(&writer.member).await.unwrap();
+        assert!((left - 28_000.0).abs() < 1.0, "a claim is left to it, not {}", 29_000.0 - left);
+        assert_eq!(rank(read(&mut lock, &last).await), 2);
+        writer.told_nothing(&lock).await;
+        if answers {
+            assert_eq!(rank(lock.step("poll", &writer.member, TTL).await), 0);
+            assert_eq!(rank(lock.step("poll shared", &behind.member, TTL).await), 1, "it is there");
+            assert!(lock.lease(&writer.member).await >= lock.lease(&reader.member).await);
+        }
+    }
+    // As its claim ends.
+    let _: Value = lock.server.ask(&["ZADD", &lock.key("leases"), "99", &writer.member]).await;
+    token(lock.step("poll shared", &behind.member, TTL).await);
+    assert!(!lock.waiting().await.contains(&writer.member));
+}
+
+/// Who waits right behind a writer looks when that is to be asked, and then more and more rarely.
+#[tokio::test]
+async fn whoever_is_behind_a_writer_sees_whether_it_lives() {
+    let mut lock = Lock::new().await;
+    let (reader, writer, behind, last) =
+        (Peer::gone(), lock.listener().await, lock.listener().await, lock.listener().await);
+    token(read(&mut lock, &reader).await);
+    lock.busy(&writer).await;
+    let soon = look(&mut lock, "wait shared", &behind).await.expect("right behind it");
+    assert!((1..=3_001).contains(&soon), "{soon}: until it has not asked for three seconds since it entered");
+    assert_eq!(look(&mut lock, "wait shared", &last).await, None, "not right behind it");
+    // As if they had waited for 20 s.
+    let queue = lock.key("queue");
+    let ticket: f64 = lock.server.ask(&["ZSCORE", &queue, &behind.member]).await;
+    for (member, earlier) in [(&writer.member, 20_000_001.0), (&behind.member, 20_000_000.0)] {
+        let _: Value = lock.server.ask(&["ZADD", &queue, &(ticket - earlier).to_string(), member]).await;
+    }
+    let soon = look(&mut lock, "poll shared", &behind).await.expect("right behind it");
+    assert!(soon >= 10_000, "{soon}");
+}
+
+/// In how many milliseconds the answer says to look again, if it does. The lock is shared.
+async fn look(lock: &mut Lock, what: &str, peer: &Peer) -> Option<i64> {
+    let answer = lock.call(&[(what, &peer.member, TTL)]).await.remove(0);
+    let Value::Array(parts) = answer else { panic!("it waits: {answer:?}") };
+    match parts.as_slice() {
+        [_, _, _, _, _, Value::Int(soon)] => Some(*soon),
+        _ => None,
+    }
+}
+
+/// A process that waits for writing and is asked whether it does keeps its place by itself.
+#[tokio::test]
+async fn a_writer_that_lives_keeps_its_place() {
+    let mut lock = Lock::new().await;
+    let reader = Peer::gone();
+    let locker = tasklock::connect(lock.server.url()).await.unwrap();
+    let key = "{tasklock:job}:1:owner";
+    token(step_on(&mut lock, "wait shared", key, &reader.member).await);
+    let waiting = tokio::spawn({
+        let locker = locker.clone();
+        async move { locker.acquire("job").await }
+    });
+    eventually("it waits", async || locker.inspect("job").await.unwrap().waiters == Some(1)).await;
+    let members: Vec<String> = lock.server.ask(&["ZRANGE", "{tasklock:job}:1:queue", "0", "-1"]).await;
+    let leases = "{tasklock:job}:1:leases";
+    let lease: f64 = lock.server.ask(&["ZSCORE", leases, &members[0]]).await;
+    let silent = lease - 10_000.0;
+    let _: Value = lock.server.ask(&["ZADD", leases, &silent.to_string(), &members[0]]).await;
+    // A reader behind it comes and goes, until it has answered; one that did not would be dropped by these.
+    let answered = async {
+        loop {
+            let behind = Peer::gone();
+            assert_eq!(rank(step_on(&mut lock, "wait shared", key, &behind.member).await), 1, "it was passed over");
+            assert_eq!(step_on(&mut lock, "leave", key, &behind.member).await, Said::No);
+            let now: f64 = lock.server.ask(&["ZSCORE", leases, &members[0]]).await;
+            if now > silent + 5_000.0 {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, answered).await.expect("it answers");
+    assert_eq!(step_on(&mut lock, "leave", key, &reader.member).await, Said::Yes);
+    waiting.await.unwrap().unwrap().release().await.unwrap();
 }
 
 /// A writer that gives up lets those in that it kept out.

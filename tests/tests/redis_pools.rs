@@ -21,11 +21,11 @@ use tasklock_tests::{
     eventually,
     pools::drop_everywhere,
     processes::Worker,
+    script::{Lock, POOL_SCRIPT, Peer},
     servers::{PATIENCE, RedisServer},
     worker,
 };
 
-const SCRIPT: &str = include_str!("../../tasklock-redis/src/scripts/pool.lua");
 const MANY: usize = 20_000;
 
 async fn backend(server: &RedisServer) -> RedisLock {
@@ -303,6 +303,52 @@ async fn many_waiters_are_let_in_at_once() {
     assert_eq!(admin.health().await.unwrap().free, 50);
 }
 
+/// More waiters than one call lets in, behind more that are gone than one call passes over: each call does its part, one
+/// that waits makes the next, and all are let in, in order.
+#[tokio::test]
+async fn a_long_line_is_let_in_by_parts() {
+    let lock = Lock::new().await;
+    let (mut by_hand, mut there, gone) = (ByHand::new(&lock.server).await, lock.listener().await, Peer::gone());
+    for dead in 0..300 {
+        by_hand.ask("wait", &format!("{}.{dead:032x}", &gone.member[..32])).await;
+    }
+    let waiters: Vec<String> = (0..200).map(|number| format!("{}.{number:032x}", &there.member[..32])).collect();
+    for waiter in &waiters {
+        by_hand.ask("wait", waiter).await;
+    }
+    let all: Vec<String> = numbered(250).collect();
+    let words: Vec<&str> = ["extend"].into_iter().chain(all.iter().map(String::as_str)).collect();
+    lock.server.reset_counts().await;
+    by_hand.step(&words).await;
+    let told_in_one_call = async || {
+        let told = lock.server.counts().await.get("publish").copied().unwrap_or(0);
+        assert!(told <= 64 + 128 + 16, "{told} were told in one call");
+        lock.server.reset_counts().await;
+    };
+    told_in_one_call().await;
+    let (last, others) = waiters.split_last().unwrap();
+    assert_eq!(there.told().await, format!("next {last} 0"), "who came last is there most likely");
+    let mut has = HashSet::new();
+    loop {
+        let answer = by_hand.ask("poll", last).await;
+        told_in_one_call().await;
+        match answer.as_slice() {
+            [Value::Int(_), member] => break assert!(has.insert(format!("{member:?}"))),
+            [_, _, _, _, Value::Int(soon)] => assert_eq!(*soon, 10),
+            other => panic!("neither a member nor soon: {other:?}"),
+        }
+    }
+    for waiter in others {
+        assert_eq!(there.told().await, format!("next {waiter} 0"));
+    }
+    for waiter in others {
+        match by_hand.ask("poll", waiter).await.as_slice() {
+            [Value::Int(_), member] => assert!(has.insert(format!("{member:?}")), "one member for two"),
+            other => panic!("no member: {other:?}"),
+        }
+    }
+}
+
 /// Nothing that the documents leave out is needed.
 #[tokio::test]
 async fn the_rights_in_the_documents_are_enough() {
@@ -346,9 +392,17 @@ impl ByHand {
         ByHand(server.connection().await)
     }
 
+    /// For an hour, whichever is free.
+    async fn ask(&mut self, what: &str, holder: &str) -> Vec<Value> {
+        match self.step(&[what, holder, "3600000", "", "1 h a n"]).await {
+            Value::Array(parts) => parts,
+            other => panic!("{other:?}"),
+        }
+    }
+
     async fn step(&mut self, words: &[&str]) -> Value {
         let mut call = redis::cmd("EVAL");
-        call.arg(SCRIPT).arg(1).arg("{tasklock:licences}:1:pool:members").arg(words);
+        call.arg(POOL_SCRIPT).arg(1).arg("{tasklock:licences}:1:pool:members").arg(words);
         call.query_async(&mut self.0).await.unwrap()
     }
 }

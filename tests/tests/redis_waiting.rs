@@ -337,3 +337,47 @@ async fn callers_that_are_not_polled_hold_nobody_up() {
     tokio::time::timeout(soon, guard.release()).await.expect("an answer").unwrap();
     assert!(question.await.unwrap().is_free());
 }
+
+/// Whoever was not heard of, since its connection had ended, asks when it listens again, and not when it would have next: it
+/// keeps its place, though that is kept for less than what is between two of its requests.
+#[tokio::test]
+async fn who_was_not_heard_of_keeps_its_place() {
+    let server = RedisServer::start();
+    let holder = connect(server.url()).await.unwrap();
+    let held = holder.acquire("job").await.unwrap();
+    let mut waiting = Vec::new();
+    for ahead in 0..2 {
+        let lock = connect(server.url()).await.unwrap();
+        waiting.push(tokio::spawn(async move { lock.acquire("job").await.unwrap().release().await.unwrap() }));
+        let waits = async || holder.inspect("job").await.unwrap().waiters == Some(ahead + 1);
+        eventually("it waits", waits).await;
+    }
+    let (queue, leases) = ("{tasklock:job}:1:queue", "{tasklock:job}:1:leases");
+    let in_line = async || server.ask::<Vec<String>>(&["ZRANGE", queue, "0", "-1"]).await;
+    let before = in_line().await;
+    let (seconds, _): (u64, u64) = server.ask(&["TIME"]).await;
+    let unheard = (seconds * 1000 + 5_000).to_string();
+    for member in &before {
+        let _: u64 = server.ask(&["ZADD", leases, "XX", &unheard, member]).await;
+    }
+    let _: u64 = server.ask(&["CLIENT", "KILL", "TYPE", "pubsub"]).await;
+    eventually("both have asked", async || {
+        // Whoever touches the lock clears away those whose time is over. Its own connection may just have ended, too.
+        match holder.try_acquire("job").await {
+            Ok(guard) => assert!(guard.is_none()),
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+        assert_eq!(in_line().await, before, "a place is lost");
+        let mut longer = 0;
+        for member in &before {
+            let lease: f64 = server.ask(&["ZSCORE", leases, member]).await;
+            longer += usize::from(lease > unheard.parse::<f64>().unwrap() + 10_000.0);
+        }
+        longer == before.len()
+    })
+    .await;
+    held.release().await.unwrap();
+    for waiter in waiting {
+        waiter.await.unwrap();
+    }
+}

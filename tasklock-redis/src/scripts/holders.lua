@@ -1,15 +1,14 @@
 
 -- Who holds: from here on steps are looked at one by one.
 
-if not us then look_at_clock() end
-local ms, ms_text = math.floor(us / 1000), us_text:sub(1, -4)
-
--- The step under way.
-local base, owner, queue, leases, names, holders, records
-local what, mode, me, ttl, my_name
+-- The rest of the step under way.
+local base, owner, holders, records
+local mode, ttl, my_name
 -- How its lock is held: `record` is the owner's, if one holds it alone; if several do, how: `shared` or `permits`, which is
 -- in `crowd` too, and `count` of them do.
 local record, crowd, count
+-- Until when what several have is known to last.
+local lasts
 
 local function step(i)
   owner, what, mode, me, ttl, my_name = KEYS[i], ARGV[i * 4 - 3], nil, ARGV[i * 4 - 2], ARGV[i * 4 - 1], ARGV[i * 4]
@@ -51,6 +50,7 @@ end
 -- What several have lasts as long as the last of them.
 local function outlast()
   local last = call('ZRANGE', holders, -1, -1, 'WITHSCORES')[2]
+  lasts = tonumber(last)
   if not last then
     call('DEL', owner)
     record, crowd = false, nil
@@ -58,22 +58,40 @@ local function outlast()
     call('SET', owner, crowd)
     for _, key in ipairs({ holders, records }) do call('PERSIST', key) end
   else
-    local left = math.max(tonumber(last) - ms, 1)
+    local left = math.max(lasts - ms, 1)
     call('SET', owner, crowd, 'PX', left)
     for _, key in ipairs({ holders, records }) do call('PEXPIRE', key, left) end
   end
 end
 
--- How the lock is held now. Each of several ends by itself.
+-- Freed in the background, however many they were.
+local function forget_all()
+  call('UNLINK', owner, holders, records)
+  record, crowd, count = false, nil, 0
+end
+
+-- How the lock is held now. Each of several ends by itself, whether or not it is still there: they are cleared away in
+-- parts.
 local function look()
-  record, crowd, count = call('GET', owner), nil, 0
+  record, crowd, count, lasts = call('GET', owner), nil, 0, nil
   if not is_crowd(record) then return end
-  crowd, count = record, call('ZCARD', holders)
-  for _, member in ipairs(call('ZRANGEBYSCORE', holders, '-inf', ms)) do remove(member) end
-  if count == 0 then
-    call('DEL', owner)
-    record, crowd = false, nil
+  crowd = record
+  local over = call('ZRANGEBYSCORE', holders, '-inf', ms_text, 'LIMIT', 0, 64)
+  if #over > 0 then
+    call('ZREM', holders, unpack(over))
+    call('HDEL', records, unpack(over))
   end
+  count = call('ZCOUNT', holders, '(' .. ms_text, '+inf')
+  if count == 0 then forget_all() end
+end
+
+-- Those of several that hold it, the first to end before the others.
+local function living(...) return call('ZRANGEBYSCORE', holders, '(' .. ms_text, '+inf', 'WITHSCORES', ...) end
+
+-- When one of several ends, if it holds.
+local function end_among(member)
+  local ends = crowd and call('ZSCORE', holders, member)
+  return ends and tonumber(ends) > ms and ends
 end
 
 -- Whether one more may hold it beside those who do. How many permits there are, each says for itself.
@@ -95,14 +113,16 @@ local function admit(member, how, px, name)
   end
   token, token_text = mint(base)
   if not crowd then
-    call('DEL', holders, records)
+    call('UNLINK', holders, records)
+    lasts = nil
     crowd, count = how == 'shared' and how or 'permits', 0
     record = crowd
   end
-  call('ZADD', holders, end_of(px), member)
+  local ends = end_of(px)
+  call('ZADD', holders, ends, member)
   call('HSET', records, member, token_text .. ' ' .. ms_text .. ' ' .. lease_of(px) .. ' ' .. name)
   count = count + 1
-  outlast()
+  if not lasts or tonumber(ends) > lasts then outlast() end
   return token, token_text
 end
 
@@ -113,7 +133,7 @@ local function let_go()
     record = false
     return true
   end
-  local held = crowd and remove(me)
+  local held = end_among(me) and remove(me)
   if held then outlast() end
   return held
 end
@@ -126,7 +146,7 @@ local function lengthen()
     if left and (left < 0 or left >= tonumber(ttl)) then return tonumber(record:match(' (%d+)')) end
     return begin_anew(ttl)
   end
-  local ends = crowd and call('ZSCORE', holders, me)
+  local ends = end_among(me)
   if not ends then return end
   local part = call('HGET', records, me)
   if what == 'renew' or ttl == '0' or ends ~= 'inf' and tonumber(ends) < ms + ttl then

@@ -1,3 +1,4 @@
+
 -- Any number of steps in one call: the call itself costs more than what is done in it.
 --
 -- KEYS, one a step: the owner's. The other keys of a lock differ from it in their ends (see layout.rs), and share its
@@ -9,35 +10,11 @@
 -- What is asked for in another mode than alone says so after a space: `shared`, or `of3` for one of three permits.
 --
 -- An answer: 0, no; 1, yes, or the token; -1, withdrawn; {token, first of more, number of waiters}; {record, ttl left,
--- rank or number of waiters, ms, ...}, how the lock stands; {message}, it failed. A step alone is answered with its own,
--- many with an array of theirs.
+-- rank or number of waiters, ms, ...}, how the lock stands, and at its end, if it is sooner than otherwise, in how many ms to
+-- look again; {message}, it failed. A step alone is answered with its own, many with an array of theirs.
 --
 -- Steps on different locks were begun at the same time, so their order is free: those that find nobody waiting come
 -- first. Those on one lock keep theirs. A step that fails does not keep the others from being done.
-
-local FENCE = '2592000000' -- a fence that nobody raised for 30 days is forgotten: the clock has passed it
-
-local call = redis.call
-local us, us_text          -- the server's time, once somebody needs it: asking and writing it out costs
-
-local function look_at_clock()
-  local time = call('TIME')
-  local micros = time[2]
-  if #micros < 6 then micros = ('00000' .. micros):sub(-6) end
-  us_text = time[1] .. micros
-  us = tonumber(us_text)
-end
-
--- The next token: above every one before, and above the clock, which outlives a server that forgets.
-local function mint(base)
-  local token, token_text = us, us_text
-  local before = tonumber(call('SET', base .. 'fence', us_text, 'PX', FENCE, 'GET') or 0)
-  if before and before >= us then
-    token, token_text = before + 1, string.format('%.0f', before + 1)
-    call('SET', base .. 'fence', token_text, 'PX', FENCE)
-  end
-  return token, token_text
-end
 
 local function take(base, member, px, name)
   local token, token_text = mint(base)
@@ -66,10 +43,6 @@ local function with_more(base, token, more)
   more = tonumber(more)
   if not more then return token end
   return { token, reserve(base, more), call('ZCARD', base .. 'queue') }
-end
-
-local function is_of(record, member)
-  return record and record:find(member, 1, true) == 1 and record:byte(#member + 1) == 32
 end
 
 -- Where nobody waits and nothing was withdrawn there are no leases, and nobody to settle with. No answer here where

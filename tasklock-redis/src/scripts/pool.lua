@@ -1,3 +1,4 @@
+
 -- One step on one pool, or the renewal of several of its holds.
 --
 -- KEYS: the pool's members, by the time from which each is free. The other keys of the pool differ from it in their ends
@@ -8,39 +9,24 @@
 -- where to look: below 0 it is free, since then; else held until then.
 --
 -- An answer to try, wait and poll: {token, member}; -1, withdrawn; or {record, ttl left, rank, ms}, if none is free: the
--- record of the one whose time is over first. To leave and withdraw: 1 or 0. To renew: a token or 0 for each.
+-- record of the one whose time is over first, and behind it, if it is sooner than otherwise, in how many ms to look again. To
+-- leave and withdraw: 1 or 0. To renew: a token or 0 for each.
 
-local FENCE = '2592000000'     -- a fence that nobody raised for 30 days is forgotten: the clock has passed it
-local CLAIM = 1000             -- a member is kept so long for a waiter that was told
-local LEASE = 30000            -- a waiter that has not asked for so long is gone
-local UNHEARD = 5000           -- one that nobody listens for keeps its place for so long
 local WITHDRAWN = 60000        -- a withdrawal is remembered for so long
-local WAITING = LEASE + 60000  -- the ttl of everything about waiters
 local STAGED = 60000           -- an assignment that does not go on is given up after so long
 local STAGES = 8               -- so many may be under way
 local HAD = '86400000'         -- the member that a name had is remembered for a day
-local AT_ONCE = 16             -- no step lets in more waiters
-local LOOKED_AT = 128          -- nor looks at more
 local NEVER_USED = -4e15       -- free before all that were ever given back; those are so since their time in us from here
-local INBOX = 'tasklock:1:inbox:'
 
-local call = redis.call
-local members, what, me = KEYS[1], ARGV[1], ARGV[2]
+what, me = ARGV[1], ARGV[2]
+local members = KEYS[1]
 local base = members:sub(1, -8)
-local queue, leases, wants, stages = base .. 'queue', base .. 'leases', base .. 'wants', base .. 'stages'
-
-local time = call('TIME')
-local us_text = time[1] .. ('00000' .. time[2]):sub(-6)
-local us = tonumber(us_text)
-local ms, ms_text = math.floor(us / 1000), us_text:sub(1, -4)
+local stages = base .. 'stages'
+queue, leases, names = base .. 'queue', base .. 'leases', base .. 'wants'
 
 local function lock_of(member) return base .. 'lock:' .. member end
 local function hold_of(holder) return base .. 'hold:' .. holder end
 local function number(n) return n == math.huge and '+inf' or string.format('%.0f', n) end
-
-local function is_of(record, holder)
-  return record and record:find(holder, 1, true) == 1 and record:byte(#holder + 1) == 32
-end
 
 local function token_of(record) return tonumber(record:match('^%S+ (%d+)')) end
 
@@ -78,15 +64,9 @@ local function pick(name)
   end
 end
 
--- Its token is above every one of this pool before, and above the clock, which outlives a server that forgets.
 local function take(member, holder, px, name, owner)
-  local token = us_text
-  local before = tonumber(call('SET', base .. 'fence', us_text, 'PX', FENCE, 'GET') or 0)
-  if before and before >= us then
-    token = number(before + 1)
-    call('SET', base .. 'fence', token, 'PX', FENCE)
-  end
-  local record, free_from = holder .. ' ' .. token .. ' ' .. ms_text .. ' ' .. owner, ends(px)
+  local token, token_text = mint(base)
+  local record, free_from = holder .. ' ' .. token_text .. ' ' .. ms_text .. ' ' .. owner, ends(px)
   if px == 0 then
     call('SET', lock_of(member), record)
     call('SET', hold_of(holder), member)
@@ -96,7 +76,7 @@ local function take(member, holder, px, name, owner)
   end
   note(member, free_from)
   if name ~= '' then call('SET', base .. 'had:' .. name, member, 'PX', HAD) end
-  return { tonumber(token), member }
+  return { token, member }
 end
 
 -- The member that a holder has, and the record of its lock.
@@ -106,60 +86,47 @@ local function found(holder)
   if is_of(record, holder) then return member, record end
 end
 
-local function drop(holder)
-  call('ZREM', queue, holder)
-  call('ZREM', leases, holder)
-  call('HDEL', wants, holder)
-end
-
-local function drop_dead()
-  for _, holder in ipairs(call('ZRANGEBYSCORE', leases, '-inf', ms, 'LIMIT', 0, 64)) do drop(holder) end
-end
-
--- Whether anybody heard that it is to look again after so long. Who may not publish is told by nobody, and polls.
-local function tell(holder, after)
-  local heard = redis.pcall('PUBLISH', INBOX .. holder:sub(1, 32), 'next ' .. holder .. ' ' .. after)
-  if type(heard) == 'number' and heard > 0 then return true end
-  call('ZADD', leases, 'XX', 'LT', number(ms + UNHEARD), holder)
-  return false
-end
+-- The name whose member a waiter wants, and the owner's.
+local function wanted(holder) return (call('HGET', names, holder) or '\n'):match('^(.-)\n(.*)$') end
 
 -- Free members go to the waiters in turn: each is kept for a claim, and its waiter told to come for it. The caller, if it is
--- one that may take, takes its own when all before it that are heard of have theirs. The second value: whether there was
--- more to do.
+-- one that may take, takes its own when all before it that are heard of have theirs.
 local function settle(caller, px, name, owner)
-  local told, passed = 0, 0
-  while passed + told < LOOKED_AT do
-    local waiters = call('ZRANGE', queue, passed, passed + AT_ONCE - 1)
-    for _, holder in ipairs(waiters) do
-      if holder == caller then
-        local member = pick(name)
-        if not member then return nil, false end
-        drop(caller)
-        return take(member, caller, px, name, owner), false
-      end
-      local their_name, their_owner = (call('HGET', wants, holder) or '\n'):match('^(.-)\n(.*)$')
-      local member = pick(their_name or '')
-      if not member then
-        -- Should one of those who were told hang, the next looks when its claim is over.
-        if told == 0 or tell(holder, CLAIM + 5) then return nil, false end
-        passed = passed + 1
-      elseif told == AT_ONCE then
-        return nil, true -- those who were told go on with it when they come
-      elseif tell(holder, 0) then
-        take(member, holder, CLAIM, their_name or '', their_owner or '')
-        drop(holder)
-        told = told + 1
+  local mine, told, through, more = nil, {}, {}, false
+  local in_turn, holder = begin_look()
+  while holder do
+    local asks = holder == caller
+    local its_name, its_owner = name, owner
+    if not asks then its_name, its_owner = wanted(holder) end
+    local member = pick(its_name or '')
+    if not member then break end
+    more = not asks and is_spent()
+    if more then break end
+    if asks then
+      mine = take(member, caller, px, name, owner)
+      through[#through + 1] = caller
+    else
+      local heard = tell(holder, 'next ' .. holder .. ' 0')
+      if heard then
+        take(member, holder, CLAIM, its_name or '', its_owner or '')
+        told[holder:sub(1, 32)] = true
+        through[#through + 1] = holder
+        to_let_in = to_let_in - 1
       else
-        passed = passed + 1
+        to_look_at = to_look_at - 1
+        -- Nor would any other be told.
+        if heard == nil then in_turn = function() end end
       end
     end
-    if #waiters < AT_ONCE then
-      local member = caller and pick(name)
-      return member and take(member, caller, px, name, owner), false
-    end
+    holder = in_turn()
   end
-  return nil, true
+  if caller and not mine and not holder then
+    local member = pick(name)
+    mine = member and take(member, caller, px, name, owner)
+    through[#through + 1] = mine and caller
+  end
+  end_look(holder, in_turn, told, through, more, caller and what ~= 'try' and not mine)
+  return mine
 end
 
 -- Never sooner: an attempt that comes late must not cut what was renewed since.
@@ -170,16 +137,6 @@ local function lengthen(member, holder, px)
     if px == 0 then call('PERSIST', key) else call('PEXPIREAT', key, number(wanted)) end
   end
   note(member, wanted)
-end
-
-local function enqueue(name, owner)
-  if not call('ZSCORE', queue, me) then
-    local last = call('ZREVRANGE', queue, 0, 0, 'WITHSCORES')
-    call('ZADD', queue, (tonumber(last[2]) or 0) + 1, me)
-    call('HSET', wants, me, name .. '\n' .. owner)
-  end
-  call('ZADD', leases, number(ms + LEASE), me)
-  for _, key in ipairs({ queue, leases, wants }) do call('PEXPIRE', key, WAITING) end
 end
 
 -- ARGV: what, holder, ttl in ms (0: it never ends), the name whose member is wanted or '', the owner's names
@@ -200,19 +157,16 @@ local function acquire()
     member = pick(name)
     if member then return take(member, me, px, name, owner) end
   end
-  if what ~= 'try' then enqueue(name, owner) end
-  local taken, more
-  if waited_for then taken, more = settle(me, px, name, owner) end
+  if what ~= 'try' then enqueue(name .. '\n' .. owner) end
+  local taken = waited_for and settle(me, px, name, owner)
   if taken then return taken end
   local soonest = call('ZRANGEBYSCORE', members, ms_text, '+inf', 'LIMIT', 0, 1, 'WITHSCORES')
   local left = -1
-  if more then
-    left = 20
-  elseif soonest[1] and tonumber(soonest[2]) < math.huge then
+  if soonest[1] and tonumber(soonest[2]) < math.huge then
     left = tonumber(soonest[2]) - ms + 1
   end
   record = soonest[1] and call('GET', lock_of(soonest[1])) or ''
-  return { record, left, call('ZRANK', queue, me) or -1, ms }
+  return { record, left, call('ZRANK', queue, me) or -1, ms, again }
 end
 
 -- ARGV: what, holder
@@ -228,7 +182,7 @@ local function leave()
     note_free(member)
   else
     call('DEL', hold_of(me))
-    drop(me)
+    drop({ me })
   end
   if call('EXISTS', queue) == 1 then settle() end
   return member and 1 or 0

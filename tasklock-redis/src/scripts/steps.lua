@@ -7,10 +7,10 @@ local WITHDRAWN = 60000 -- a withdrawal is remembered for so long
 -- the last of them.
 local function standing()
   local rank = call('ZRANK', queue, me) or -1
-  if not crowd then return { record or '', call('PTTL', owner), rank, ms } end
-  local first = call('ZRANGE', holders, 0, 0, 'WITHSCORES')
+  if not crowd then return { record or '', call('PTTL', owner), rank, ms, again } end
+  local first = living('LIMIT', 0, 1)
   local text, left = shown(first[1], first[2])
-  return { text, left, rank, ms, call('GET', base .. 'fence') or '0' }
+  return { text, left, rank, ms, call('GET', base .. 'fence') or '0', again }
 end
 
 local function is_withdrawn() return call('ZSCORE', leases, 'x' .. me) end
@@ -21,7 +21,7 @@ local function acquire()
   look()
   local token = lengthen()
   if token then return token end
-  if what ~= 'try' then enqueue() end
+  if what ~= 'try' then enqueue(mode and mode .. ' ' .. my_name or my_name) end
   return pass_on(me) or standing()
 end
 
@@ -62,7 +62,7 @@ local function leave()
   look()
   -- Whoever has it no longer waits for it.
   local held = let_go()
-  if not held then drop(me) end
+  if not held then drop({ me }) end
   pass_on()
   return held and 1 or 0
 end
@@ -73,7 +73,10 @@ local function revoke()
   drop_dead()
   look()
   local any = false
-  if crowd then
+  if crowd and me == '' then
+    forget_all()
+    any = true
+  elseif crowd then
     for _, member in ipairs(call('ZRANGE', holders, 0, -1)) do any = is_meant(member) and remove(member) or any end
     outlast()
   elseif record and is_meant(record:match('^%S+')) then
@@ -101,7 +104,7 @@ end
 local function inspect()
   look()
   local answer = { record or '', call('PTTL', owner), call('ZCARD', queue), ms }
-  local all = crowd and call('ZRANGE', holders, 0, -1, 'WITHSCORES') or {}
+  local all = crowd and living() or {}
   for i = 1, #all, 2 do
     local text, left = shown(all[i], all[i + 1])
     if i == 1 then answer[1], answer[2] = text, left else answer[#answer + 1] = { text, left } end

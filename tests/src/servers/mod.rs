@@ -5,6 +5,7 @@ mod folder;
 mod quorum;
 mod redis;
 mod redis_cluster;
+mod redis_newer;
 mod redis_sentinel;
 
 pub use self::{
@@ -13,6 +14,7 @@ pub use self::{
     quorum::RedisQuorum,
     redis::{RedisServer, RedisSettings},
     redis_cluster::RedisCluster,
+    redis_newer::{Knows, RedisOfVersion},
     redis_sentinel::RedisSentinels,
 };
 

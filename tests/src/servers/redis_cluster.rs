@@ -154,9 +154,20 @@ impl RedisCluster {
         let _: Value = self.nodes[from].ask(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]).await;
     }
 
+    /// The keys of a slot that are at this node.
+    pub async fn keys(&self, slot: u16, node: usize) -> Vec<String> {
+        self.nodes[node].ask(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "1000"]).await
+    }
+
+    /// Moves one key, whose slot is on its way.
+    pub async fn move_key(&self, key: &str, from: usize, to: usize) {
+        let port = self.nodes[to].port().to_string();
+        let _: Value = self.nodes[from].ask(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]).await;
+    }
+
     /// Moves the keys of a slot that are there now.
     pub async fn move_keys(&self, slot: u16, from: usize, to: usize) {
-        let keys: Vec<String> = self.nodes[from].ask(&["CLUSTER", "GETKEYSINSLOT", &slot.to_string(), "1000"]).await;
+        let keys = self.keys(slot, from).await;
         if keys.is_empty() {
             return;
         }
