@@ -89,20 +89,25 @@ const TARGETS: &[Target] = &[
     target("dynamodb_uncontended", "tasklock", "requests", AtMost(2.0)),
 ];
 
-/// Writes the figures of what was measured last into this document, between its marks.
-pub(crate) fn render(document: &Path, records: &[Record]) -> Result<(), Failure> {
+/// Writes the figures of what was measured last of each part into this document, between its marks.
+pub(crate) fn render(document: &Path, parts: &[(&str, Option<Record>)]) -> Result<(), Failure> {
     let text = fs::read_to_string(document)?;
     let marks = || format!("{} has no marks to write the figures between", document.display());
     let (before, rest) = text.split_once(BEGIN).ok_or_else(marks)?;
     let (_, after) = rest.split_once(END).ok_or_else(marks)?;
-    fs::write(document, format!("{before}{BEGIN}{}{END}{after}", figures(records)?))?;
+    fs::write(document, format!("{before}{BEGIN}{}{END}{after}", figures(parts)?))?;
     Ok(())
 }
 
-fn figures(records: &[Record]) -> Result<String, Failure> {
+fn figures(parts: &[(&str, Option<Record>)]) -> Result<String, Failure> {
     let mut out = "\n".to_owned();
-    for record in records {
-        let Record { name, date, machine, taken, plan, .. } = record;
+    let records: Vec<&Record> = parts.iter().filter_map(|(_, record)| record.as_ref()).collect();
+    for (name, record) in parts {
+        let Some(record) = record else {
+            let _ = writeln!(out, "- `{name}`: not measured");
+            continue;
+        };
+        let Record { date, machine, taken, plan, .. } = record;
         let _ = write!(out, "- `{name}`: {date}, {machine}, {plan}");
         if record.is_busy() {
             let _ = write!(out, "; **busy machine**: others used {taken:.1} cores");
@@ -181,7 +186,7 @@ fn short(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::{Cell, Column};
+    use crate::report::{Cell, Column, Part};
 
     fn table(ours: f64, raw: Option<f64>) -> Table {
         let mut rows = vec![("tasklock".to_owned(), vec![Cell::of(ours)])];
@@ -192,6 +197,11 @@ mod tests {
             columns: vec![Column::new("per second", "per_second")],
             rows,
         }
+    }
+
+    fn record(taken: f64, part: Part) -> Record {
+        let [name, date, machine, plan] = ["redis", "today", "2 cores", "3 rounds"].map(str::to_owned);
+        Record { name, date, machine, taken, plan, part }
     }
 
     fn judge(bound: Bound, table: &Table) -> Verdict {
@@ -230,23 +240,19 @@ mod tests {
     fn a_target_without_its_row_is_an_error() {
         let mut seen = table(100.0, Some(80.0));
         seen.rows.remove(0);
-        let part = crate::report::Part::new(vec![seen], "notes");
-        let (name, date) = ("redis".to_owned(), "today".to_owned());
-        let record = Record { name, date, machine: "2 cores".into(), taken: 0.0, plan: "3 rounds".into(), part };
-        assert!(figures(&[record]).is_err());
+        let part = Part::new(vec![seen], "notes");
+        assert!(figures(&[("redis", Some(record(0.0, part)))]).is_err());
     }
 
     #[test]
     fn figures_go_between_the_marks() {
-        let part = crate::report::Part::new(vec![table(100.0, Some(80.0))], "notes\na <note>");
-        let (name, date) = ("redis".to_owned(), "today".to_owned());
-        let record = Record { name, date, machine: "2 cores".into(), taken: 0.5, plan: "3 rounds".into(), part };
-        let json = serde_json::to_string(&record).unwrap_or_else(|e| panic!("{e}"));
+        let part = Part::new(vec![table(100.0, Some(80.0))], "notes\na <note>");
+        let json = serde_json::to_string(&record(0.5, part)).unwrap_or_else(|e| panic!("{e}"));
         let record: Record = serde_json::from_str(&json).unwrap_or_else(|e| panic!("{e}"));
         let path = std::env::temp_dir().join(format!("tasklock-figures-{}.md", std::process::id()));
         let write = |text: &str| fs::write(&path, text).unwrap_or_else(|e| panic!("{e}"));
         write(&format!("before\n{BEGIN}old\n{END}after\n"));
-        render(&path, &[record]).unwrap_or_else(|e| panic!("{e}"));
+        render(&path, &[("redis", Some(record)), ("held", None)]).unwrap_or_else(|e| panic!("{e}"));
         let text = fs::read_to_string(&path).unwrap_or_default();
         write("none");
         let unmarked = render(&path, &[]);
@@ -258,6 +264,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("\n1 of 1 targets were met.\n"), "{text}");
+        assert!(text.contains("- `held`: not measured\n"), "{text}");
         assert!(text.contains("\na &lt;note>\n"), "{text}");
         assert!(unmarked.is_err());
     }

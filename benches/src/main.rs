@@ -214,8 +214,8 @@ fn main() -> Result<(), Failure> {
     };
 
     if let (Some(document), Some(folder)) = (&arguments.render, &arguments.json) {
-        let kept = PARTS.iter().map(|name| Record::read(folder, name)).collect::<Result<Vec<_>, _>>()?;
-        return figures::render(document, &kept.into_iter().flatten().collect::<Vec<_>>());
+        let kept = PARTS.map(|name| Ok::<_, Failure>((name, Record::read(folder, name)?)));
+        return figures::render(document, &kept.into_iter().collect::<Result<Vec<_>, _>>()?);
     }
 
     let mut any = false;
