@@ -15,12 +15,19 @@ end
 
 local function is_withdrawn() return call('ZSCORE', leases, 'x' .. me) end
 
+-- Where there are no leases nobody waits, and nothing was withdrawn.
+local function is_quiet() return call('EXISTS', leases) == 0 end
+
 local function acquire()
-  drop_dead()
-  if is_withdrawn() then return -1 end
+  local quiet = is_quiet()
+  if not quiet then
+    drop_dead()
+    if is_withdrawn() then return -1 end
+  end
   look()
   local token = lengthen()
   if token then return token end
+  if quiet and admits(mode) then return (admit(me, mode, ttl, my_name)) end
   if what ~= 'try' then enqueue(mode and mode .. ' ' .. my_name or my_name) end
   return pass_on(me) or standing()
 end
@@ -54,7 +61,8 @@ local function acquire_all()
 end
 
 local function leave()
-  drop_dead()
+  local quiet = what == 'leave' and is_quiet()
+  if not quiet then drop_dead() end
   if what == 'withdraw' then
     call('ZADD', leases, ms + WITHDRAWN, 'x' .. me)
     call('PEXPIRE', leases, WAITING)
@@ -62,8 +70,10 @@ local function leave()
   look()
   -- Whoever has it no longer waits for it.
   local held = let_go()
-  if not held then drop({ me }) end
-  pass_on()
+  if not quiet then
+    if not held then drop({ me }) end
+    pass_on()
+  end
   return held and 1 or 0
 end
 
