@@ -386,7 +386,9 @@ fn a_replaced_waker_is_dropped_outside_of_the_store() {
 #[test]
 fn a_replaced_waker_is_dropped_outside_of_the_line() {
     type Front = Pin<Box<dyn Future<Output = ()> + Send>>;
-    struct Owner(Mutex<Option<Front>>);
+    struct Owner {
+        _front: Mutex<Front>,
+    }
     impl TaskWake for Owner {
         fn wake(self: Arc<Self>) {}
     }
@@ -401,7 +403,7 @@ fn a_replaced_waker_is_dropped_outside_of_the_line() {
             };
             let (mut front, mut behind) = (acquire(), acquire());
             assert!(front.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-            let owner = Waker::from(Arc::new(Owner(Mutex::new(Some(front)))));
+            let owner = Waker::from(Arc::new(Owner { _front: Mutex::new(front) }));
             assert!(behind.as_mut().poll(&mut Context::from_waker(&owner)).is_pending());
             drop(owner);
             assert!(behind.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
