@@ -7,6 +7,10 @@
 pub mod readme {}
 
 #[cfg(doctest)]
+#[doc = include_str!("../../docs/benchmarks.md")]
+pub mod benchmarks {}
+
+#[cfg(doctest)]
 #[doc = include_str!("../../docs/features.md")]
 pub mod features {}
 

@@ -11,8 +11,8 @@
 //!    answer says whether it was held until then, which whoever released is told, and whether others wait at the store. If so, this process has one more round of hand-overs if it had none yet, and gives the
 //!    lock up if it had; so it does if the store does not answer. A tenure that was stolen ends here.
 //! 3. A hold that is *lost* passes nothing on. Its guard releases as ever, and those in line ask the store.
-//! 4. What is handed on is a [`Baton`]: whoever drops it, cancelled in the moment of the hand-over or on the way there,
-//!    hands it on or gives it back.
+//! 4. What is handed on is a [`Baton`]: a waiter that is cancelled in the moment of the hand-over passes it on, and one
+//!    that is dropped elsewhere gives it back.
 //!
 //! Between the release of one hold and the taking of the next nobody holds; a loss told meanwhile, by nonce, meets the
 //! next hold when it begins.
