@@ -14,8 +14,8 @@ pub(crate) struct Sight(Arc<Mutex<Seen>>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Whether the store has answered, since it granted last.
-    answered: bool,
+    /// Since when a question is not answered.
+    asked: Option<Mono>,
     /// The holder last seen, and when.
     holder: Option<(Mono, Arc<Holder>)>,
     /// There from the first failure to the next answer.
@@ -33,10 +33,15 @@ struct Outage {
 const FRESH: Duration = Duration::from_secs(2);
 
 impl Sight {
+    /// The store is being asked: since the first question that was not answered, whoever asked it and has gone.
+    pub(crate) fn asked(&self, now: Mono) {
+        self.seen().asked.get_or_insert(now);
+    }
+
     /// The store answered: somebody has the lock, this one if it tells.
     pub(crate) fn busy(&self, holder: Option<Arc<Holder>>, now: Mono) {
         let mut seen = self.seen();
-        (seen.answered, seen.outage) = (true, None);
+        (seen.asked, seen.outage) = (None, None);
         seen.holder = holder.map(|holder| (now, holder));
     }
 
@@ -68,15 +73,16 @@ impl Sight {
         Some(Arc::new(holder.aged(now.since(at))))
     }
 
-    /// Why the time of one who has waited since `started` is over: somebody has the lock, or the store has not said so.
-    /// `asking`: an attempt is under way.
-    pub(crate) fn gave_up(&self, key: &Key, started: Mono, now: Mono, asking: bool) -> LockError {
-        let (answered, error) = {
+    /// Why the time of one who has waited since `started` is over: somebody has the lock, or the store has not said so. A
+    /// question that is on its way says nothing yet.
+    pub(crate) fn gave_up(&self, key: &Key, started: Mono, now: Mono) -> LockError {
+        let (asked, error) = {
             let seen = self.seen();
-            (seen.answered, seen.outage.as_ref().map(|outage| outage.error.clone()))
+            (seen.asked, seen.outage.as_ref().map(|outage| outage.error.clone()))
         };
-        let unanswered = (asking && !answered).then(|| BackendError::unknown("the store did not answer in time"));
-        match error.or(unanswered) {
+        let is_long = |asked: Mono| now.since(asked) >= FRESH.min(now.since(started) / 2);
+        let unanswered = || BackendError::unknown("the store did not answer in time");
+        match error.or_else(|| asked.is_some_and(is_long).then(unanswered)) {
             Some(error) => error.into(),
             None => LockError::Timeout { key: key.clone(), waited: now.since(started), holder: self.holder(now) },
         }

@@ -98,6 +98,42 @@ async fn a_number_of_attempts() {
     assert!(start.elapsed() >= Duration::from_millis(400) && start.elapsed() < Duration::from_millis(500));
 }
 
+/// Nor is it told to the observer as the end of a wait.
+#[tokio::test(start_paused = true)]
+async fn the_observer_hears_of_no_timeout_in_an_outage() {
+    let seen = Seen::default();
+    let (lock, faults, _store) = faulty_with(|builder| builder.observer(seen.clone()));
+    faults.always(Op::TryAcquire, Fault::Refuse);
+    let mut line = JoinSet::new();
+    for wait in [3, 2, 2] {
+        let bounded = lock.key("job").wait(Duration::from_secs(wait));
+        line.spawn(async move { bounded.acquire().await.map(drop) });
+    }
+    for outcome in line.join_all().await {
+        assert!(matches!(outcome, Err(LockError::Backend(_))), "{outcome:?}");
+    }
+    assert_eq!(seen.count("timed out"), 0, "{:?}", seen.lines());
+}
+
+/// A question that is on its way when the time is over says nothing: somebody had the lock all the while.
+#[tokio::test(start_paused = true)]
+async fn a_question_on_its_way_is_no_outage() {
+    let (lock, faults, _store) = faulty();
+    let held = lock.key("job").max_hold(Duration::from_millis(1_950)).acquire().await.unwrap();
+    let mut line = JoinSet::new();
+    for _ in 0..2 {
+        let bounded = lock.key("job").wait(Duration::from_secs(2));
+        line.spawn(async move { bounded.acquire().await.map(drop) });
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    faults.always(Op::TryAcquire, Fault::DelayReply(Duration::from_millis(100)));
+    for outcome in line.join_all().await {
+        let error = outcome.unwrap_err();
+        assert!(error.is_contended(), "{error}");
+    }
+    drop(held);
+}
+
 /// Those behind are told of an outage as the one in front is.
 #[tokio::test(start_paused = true)]
 async fn an_outage_is_not_contention_in_line_either() {

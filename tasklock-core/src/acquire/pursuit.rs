@@ -88,10 +88,7 @@ impl Pursuit {
             () = shared.clock.sleep_until(give_up) => None,
             never = attend(&shared, &key, started, &sight, options.warn_after, looking) => match never {},
         };
-        let outcome = outcome.unwrap_or_else(|| {
-            let now = shared.clock.now();
-            Err(self.sight.gave_up(&key, started, now, self.call.is_some()))
-        });
+        let outcome = outcome.unwrap_or_else(|| Err(self.sight.gave_up(&key, started, shared.clock.now())));
         if let Err(LockError::Timeout { waited, .. }) = &outcome {
             shared.observe(|| Observed::TimedOut { key: &key, waited: *waited });
         }
@@ -172,6 +169,7 @@ impl Pursuit {
         if let Some(answer) = backend.try_acquire_now(&self.request) {
             return answer;
         }
+        self.sight.asked(self.core.shared.clock.now());
         let call = self.call.insert(backend.clone().try_acquire(self.request.clone()));
         let polling = &mut self.polling;
         let polled = poll_fn(|cx| {
@@ -216,7 +214,7 @@ impl Pursuit {
         }
         self.found_busy += 1;
         if self.found_busy >= options.retry.attempts_allowed() {
-            return Err(self.sight.gave_up(key, self.started, now, false));
+            return Err(self.sight.gave_up(key, self.started, now));
         }
         if self.found_busy == 1 && !self.told_waiting {
             self.core.shared.observe(|| Observed::Waiting { key, position: busy.position });

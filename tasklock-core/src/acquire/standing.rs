@@ -40,8 +40,11 @@ impl Standing {
                     () = shared.clock.sleep_until(give_up) => {}
                 }
                 let now = shared.clock.now();
-                shared.observe(|| Observed::TimedOut { key: &key, waited: now.since(started) });
-                Err(line.gave_up(started, now))
+                let error = line.gave_up(started, now);
+                if let LockError::Timeout { waited, .. } = error {
+                    shared.observe(|| Observed::TimedOut { key: &key, waited });
+                }
+                Err(error)
             };
             InRuntime::new(&shared, bounded).await?
         };

@@ -177,7 +177,7 @@ impl LineOf {
     /// What one that has stood in it since `started` is told when its time is over.
     pub(crate) fn gave_up(&self, started: Mono, now: Mono) -> LockError {
         match self.tenant(now) {
-            None => self.sight.gave_up(&self.key, started, now, self.is_asking()),
+            None => self.sight.gave_up(&self.key, started, now),
             holder => LockError::Timeout { key: self.key.clone(), waited: now.since(started), holder },
         }
     }
@@ -185,10 +185,6 @@ impl LineOf {
     fn tenant(&self, now: Mono) -> Option<Arc<Holder>> {
         let tenant = self.look(|line| line.holder.clone())?;
         Some(Arc::new(Holder::new(tenant.owner).held(now.since(tenant.since))))
-    }
-
-    fn is_asking(&self) -> bool {
-        self.look(|line| line.asker.as_ref().map(drop)).is_some()
     }
 
     fn look<T>(&self, at: impl FnOnce(&Line) -> Option<T>) -> Option<T> {
