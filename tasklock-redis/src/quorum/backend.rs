@@ -307,6 +307,9 @@ impl AsyncLock for QuorumLock {
             _ => (What::Wait, true, 0),
         };
         let asking = self.tries.begin(request.nonce, attempt, self.clock.now(), || names_of(&request.owner))?;
+        if waits {
+            self.hints.expect(request.nonce);
+        }
         let mut step = self.step(what, VoteKey::of(&request.key), Some(request.nonce));
         (step.ttl, step.names) = (ttl, asking.names.clone());
         for raised in 0.. {
@@ -318,6 +321,7 @@ impl AsyncLock for QuorumLock {
             let verdict = tally.verdict(ballot.number);
             if let Verdict::Won = verdict {
                 let token = FencingToken::new(ballot.number);
+                self.hints.forget(request.nonce);
                 if asking.won() {
                     return Ok(Attempt::Granted(Grant::new(Some(token), Validity::Until(request.until(sent)))));
                 }
@@ -388,6 +392,7 @@ impl AsyncLock for QuorumLock {
     }
 
     async fn release(&self, claim: &Claim) -> StepResult<Released> {
+        self.hints.forget(claim.nonce);
         let keep = self.longest();
         let tried = self.tries.end(claim.nonce, claim.unsettled, self.clock.now(), keep);
         let held = claim.token.map(|token| (token.get(), true));

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -9,7 +10,8 @@ use std::{
 use tasklock_core::Nonce;
 use tokio::sync::Notify;
 
-/// The waiters by nonce, while somebody waits for them.
+/// Those who want to be told, by nonce: from before they first ask until they are granted it or released. What they are told
+/// while they ask is kept for when they wait.
 #[derive(Debug)]
 pub(super) struct Hints {
     majority: usize,
@@ -54,10 +56,19 @@ impl Hints {
         }
     }
 
+    /// It is about to ask: what it was told before is out of date.
+    pub(super) fn expect(&self, nonce: Nonce) {
+        self.waiters().insert(nonce, Waiter::default());
+    }
+
+    /// It waits no longer.
+    pub(super) fn forget(&self, nonce: Nonce) {
+        self.waiters().remove(&nonce);
+    }
+
     /// Until a majority of the nodes has told this nonce, or some have and no more do.
     pub(super) async fn wait(&self, nonce: Nonce) {
-        let bells = self.waiters().entry(nonce).or_default().bells.clone();
-        let _waiting = Waiting { hints: self, nonce };
+        let Some(bells) = self.waiters().get(&nonce).map(|waiter| waiter.bells.clone()) else { return pending().await };
         tokio::select! {
             () = bells.enough.notified() => {}
             () = async {
@@ -76,17 +87,6 @@ impl Hints {
     }
 }
 
-struct Waiting<'a> {
-    hints: &'a Hints,
-    nonce: Nonce,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.hints.waiters().remove(&self.nonce);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::pin::pin;
@@ -98,26 +98,40 @@ mod tests {
     async fn a_majority_wakes() {
         let (hints, nonce) = (Hints::new(2), Nonce::fresh());
         let message = format!("freed {}", Client::new().member(nonce));
-        {
-            let mut wait = pin!(hints.wait(nonce));
-            assert!(tokio::time::timeout(Duration::ZERO, wait.as_mut()).await.is_err());
-            hints.deliver(0, &message);
-            hints.deliver(0, &message);
-            assert!(tokio::time::timeout(Duration::ZERO, wait.as_mut()).await.is_err(), "one node, twice");
-            hints.deliver(2, &message);
-            let start = tokio::time::Instant::now();
-            wait.await;
-            assert_eq!(start.elapsed(), Duration::ZERO);
-            let mut wait = pin!(hints.wait(nonce));
-            assert!(tokio::time::timeout(Duration::ZERO, wait.as_mut()).await.is_err());
-            hints.deliver(0, &message);
-            wait.await;
-            assert_eq!(start.elapsed(), GRACE, "one node, and no more");
-        }
+        hints.expect(nonce);
+        let mut wait = pin!(hints.wait(nonce));
+        assert!(tokio::time::timeout(Duration::ZERO, wait.as_mut()).await.is_err());
+        hints.deliver(0, &message);
+        hints.deliver(0, &message);
+        assert!(tokio::time::timeout(Duration::ZERO, wait.as_mut()).await.is_err(), "one node, twice");
+        hints.deliver(2, &message);
+        let start = tokio::time::Instant::now();
+        wait.await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
+        hints.expect(nonce);
+        let mut wait = pin!(hints.wait(nonce));
+        assert!(tokio::time::timeout(Duration::ZERO, wait.as_mut()).await.is_err());
+        hints.deliver(0, &message);
+        wait.await;
+        assert_eq!(start.elapsed(), GRACE, "one node, and no more");
+        hints.forget(nonce);
         assert_eq!(hints.len(), 0);
         for message in ["", "freed", "freed x", "granted x.1", &message] {
             hints.deliver(1, message);
         }
         assert_eq!(hints.len(), 0);
+    }
+    /// Else the nodes keep their votes for one who sleeps.
+    #[tokio::test(start_paused = true)]
+    async fn what_is_told_while_it_asks_is_not_lost() {
+        let (hints, nonce) = (Hints::new(2), Nonce::fresh());
+        let message = format!("freed {}", Client::new().member(nonce));
+        hints.expect(nonce);
+        hints.deliver(0, &message);
+        hints.deliver(1, &message);
+        tokio::time::timeout(Duration::ZERO, hints.wait(nonce)).await.expect("it was told");
+        hints.deliver(0, &message);
+        hints.expect(nonce);
+        assert!(tokio::time::timeout(GRACE * 2, hints.wait(nonce)).await.is_err(), "it has asked since");
     }
 }
