@@ -208,6 +208,53 @@ async fn readers_whose_time_is_over_are_cleared_away_by_parts() {
     assert_eq!(lock.server.ask::<i64>(&["EXISTS", &lock.key("holders"), &lock.key("records")]).await, 0);
 }
 
+/// The last reader that lives lets in the writer that waits, though dead ones are still to be cleared away: else it would find
+/// out by itself, seconds later.
+#[tokio::test]
+async fn the_last_living_reader_lets_the_writer_in() {
+    let mut lock = Lock::new().await;
+    let (dead, reader, mut writer) = (Peer::gone(), Peer::gone(), lock.listener().await);
+    let mut sender = Sender::to(&lock).await;
+    let dead = members_of(&dead, 300);
+    sender.all("try shared", &dead).await;
+    assert!(matches!(lock.step("try shared", &reader.member, TTL).await, Said::Granted(_)));
+    let mut end_all = Pipeline::with_capacity(dead.len());
+    for member in &dead {
+        end_all.cmd("ZADD").arg(lock.key("holders")).arg(1).arg(member).ignore();
+    }
+    let _: Value = end_all.query_async(&mut sender.connection).await.unwrap();
+    lock.busy(&writer).await;
+    assert_eq!(lock.leave(&reader).await, Said::Yes);
+    assert!(lock.is_owned_by(&writer).await, "{:?}", lock.owner().await);
+    writer.told_granted().await;
+}
+
+/// A call that is spent on another lock does not push those further away who stand aside: back, they are in their places.
+#[tokio::test]
+async fn who_stands_aside_does_so_once() {
+    let mut lock = Lock::new().await;
+    let (away, too, readers) = (Peer::gone(), Peer::gone(), lock.listener().await);
+    let [first, second, third] = [Peer::gone(), Peer::gone(), Peer::gone()];
+    lock.granted(&first).await;
+    lock.busy(&away).await;
+    assert_eq!(lock.leave(&first).await, Said::Yes);
+    assert!(matches!(lock.try_to(&second).await, Said::Granted(_)));
+    lock.busy(&too).await;
+    let mut sender = Sender { owner: "{other}:1:owner".to_owned(), ..Sender::to(&lock).await };
+    sender.one("try", &first.member).await;
+    sender.all("wait shared", &members_of(&readers, 70)).await;
+    let mut both = redis::cmd("EVALSHA");
+    both.arg(&sender.hash).arg(2).arg(&sender.owner).arg(lock.key("owner"));
+    both.arg("leave").arg(&first.member).arg(0).arg("").arg("leave").arg(&second.member).arg(0).arg("");
+    assert_eq!(both.query_async::<Vec<i64>>(&mut sender.connection).await.unwrap(), [1, 1]);
+    assert!(matches!(lock.try_to(&third).await, Said::Granted(_)));
+    let mut inbox = Client::open(lock.server.url()).unwrap().get_async_pubsub().await.unwrap();
+    inbox.subscribe(format!("tasklock:1:inbox:{}", &away.member[..32])).await.unwrap();
+    assert!(matches!(lock.step("poll", &away.member, TTL).await, Said::Busy { rank: 0, .. }));
+    assert_eq!(lock.leave(&third).await, Said::Yes);
+    assert!(lock.is_owned_by(&away).await, "{:?}", lock.owner().await);
+}
+
 /// The same through the backend: five hundred readers behind as many waiters that are gone, and all get in.
 #[tokio::test]
 async fn readers_behind_the_dead_get_in() {

@@ -225,7 +225,7 @@ async fn fifty_dead_waiters_hold_nobody_up() {
     lock.leave(&holder).await;
     assert_eq!(lock.owner().await, None, "granted to one that is gone");
     assert!(matches!(lock.try_to(&newcomer).await, Said::Granted(_)), "held up by those that are gone");
-    assert_eq!(lock.busy(&last).await, 50);
+    assert_eq!(lock.busy(&last).await, 0, "those aside do not count");
     lock.leave(&newcomer).await;
     last.told_granted().await;
     assert!(lock.is_owned_by(&last).await);
@@ -273,10 +273,7 @@ async fn many_dead_waiters_go_in_the_end() {
 async fn without_the_right_to_publish_waiters_poll() {
     let mut lock = Lock::new().await;
     let (holder, mut waiter) = (Peer::gone(), lock.listener().await);
-    let rights = ["ACL", "SETUSER", "mute", "on", "nopass", "~*", "+@all", "resetchannels"];
-    let _: Value = lock.server.ask(&rights).await;
-    let mute = Client::open(lock.server.url().replace("redis://", "redis://mute:x@")).unwrap();
-    lock.connection = mute.get_multiplexed_async_connection().await.unwrap();
+    mute(&mut lock).await;
     lock.granted(&holder).await;
     lock.busy(&waiter).await;
     assert_eq!(lock.leave(&holder).await, Said::Yes);
@@ -356,6 +353,51 @@ async fn revocation_passes_the_lock_on() {
     assert_eq!(lock.owner().await, None);
 }
 
+/// Nor does who then takes it while others wait stay among those.
+#[tokio::test]
+async fn without_the_right_to_publish_nobody_stays_in_line() {
+    let mut lock = Lock::new().await;
+    mute(&mut lock).await;
+    let (holder, waiter, comes) = (Peer::gone(), lock.listener().await, Peer::gone());
+    lock.granted(&holder).await;
+    lock.busy(&waiter).await;
+    lock.expire().await;
+    lock.granted(&comes).await;
+    assert_eq!(lock.waiting().await, [waiter.member.as_str()]);
+    assert_eq!(lock.leave(&comes).await, Said::Yes);
+    assert_eq!(lock.waiting().await, [waiter.member.as_str()]);
+}
+
+/// Nor do readers pass a writer that nobody can ask whether it is still there.
+#[tokio::test]
+async fn without_the_right_to_publish_writers_keep_their_places() {
+    let mut lock = Lock::new().await;
+    mute(&mut lock).await;
+    let (reader, writer, late) = (Peer::gone(), lock.listener().await, Peer::gone());
+    assert!(matches!(lock.step("wait shared", &reader.member, TTL).await, Said::Granted(_)));
+    lock.busy(&writer).await;
+    // It has not asked for four seconds, and does so every ten.
+    let _: Value = lock.server.ask(&["ZINCRBY", &lock.key("leases"), "-4000", &writer.member]).await;
+    assert!(matches!(lock.step("wait shared", &late.member, TTL).await, Said::Busy { .. }));
+    assert_eq!(lock.waiting().await, [writer.member.as_str(), &late.member]);
+}
+
+/// Those who stand aside are before nobody: else whoever is first would look again later by as many claims.
+#[tokio::test]
+async fn those_aside_do_not_count() {
+    let mut lock = Lock::new().await;
+    let (holder, mut hung, waiter) = (Peer::gone(), lock.listener().await, lock.listener().await);
+    lock.granted(&holder).await;
+    for _ in 0..5 {
+        lock.busy(&Peer::gone()).await;
+    }
+    assert_eq!(lock.busy(&hung).await, 5);
+    assert_eq!(lock.busy(&waiter).await, 6);
+    lock.leave(&holder).await;
+    hung.told_granted().await;
+    assert!(matches!(lock.step("poll", &waiter.member, TTL).await, Said::Busy { rank: 0, .. }));
+}
+
 /// The name as the backend encodes it is the one that this file tests.
 #[tokio::test]
 async fn the_backend_writes_these_keys() {
@@ -383,4 +425,12 @@ async fn the_next_to_look_again_is_another_client() {
     lock.leave(&holder).await;
     hung.told_granted().await;
     assert_eq!(behind.told().await, format!("next {} 1000", behind.member));
+}
+
+/// Has its steps sent by a user without the right to publish.
+async fn mute(lock: &mut Lock) {
+    let rights = ["ACL", "SETUSER", "mute", "on", "nopass", "~*", "+@all", "resetchannels"];
+    let _: Value = lock.server.ask(&rights).await;
+    let mute = Client::open(lock.server.url().replace("redis://", "redis://mute:x@")).unwrap();
+    lock.connection = mute.get_multiplexed_async_connection().await.unwrap();
 }

@@ -47,27 +47,26 @@ local function remove(member)
   return true
 end
 
--- What several have lasts as long as the last of them.
-local function outlast()
-  local last = call('ZRANGE', holders, -1, -1, 'WITHSCORES')[2]
-  lasts = tonumber(last)
-  if not last then
-    call('DEL', owner)
-    record, crowd = false, nil
-  elseif last == 'inf' then
-    call('SET', owner, crowd)
-    for _, key in ipairs({ holders, records }) do call('PERSIST', key) end
-  else
-    local left = math.max(lasts - ms, 1)
-    call('SET', owner, crowd, 'PX', left)
-    for _, key in ipairs({ holders, records }) do call('PEXPIRE', key, left) end
-  end
-end
-
 -- Freed in the background, however many they were.
 local function forget_all()
   call('UNLINK', owner, holders, records)
   record, crowd, count = false, nil, 0
+end
+
+-- What several have lasts as long as the last of them; those that are over may still be there.
+local function outlast()
+  local last = call('ZRANGE', holders, -1, -1, 'WITHSCORES')[2]
+  lasts = tonumber(last)
+  if not last or lasts <= ms then
+    forget_all()
+  elseif last == 'inf' then
+    call('SET', owner, crowd)
+    for _, key in ipairs({ holders, records }) do call('PERSIST', key) end
+  else
+    local left = lasts - ms
+    call('SET', owner, crowd, 'PX', left)
+    for _, key in ipairs({ holders, records }) do call('PEXPIRE', key, left) end
+  end
 end
 
 -- How the lock is held now. Each of several ends by itself, whether or not it is still there: they are cleared away in

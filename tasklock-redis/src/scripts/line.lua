@@ -54,6 +54,12 @@ local function enqueue(wish)
   for _, key in ipairs({ queue, leases, names }) do call('PEXPIRE', key, WAITING) end
 end
 
+-- How many stand before the caller, but for those aside; -1 if it does not wait.
+local function rank()
+  local ticket = call('ZSCORE', queue, me)
+  return ticket and call('ZCOUNT', queue, 0, '(' .. ticket) or -1
+end
+
 -- When whoever is answered is to look again, if that is sooner than it would: there was more to do.
 local again
 
@@ -121,7 +127,7 @@ local function have_look(member, in_turn, told)
     if i < 8 then
       member = in_turn()
     else
-      last = last or call('ZREVRANGE', queue, 0, 7)
+      last = last or call('ZRANGE', queue, '+inf', 0, 'BYSCORE', 'REV', 'LIMIT', 0, 8)
       member = last[i - 7]
     end
   end

@@ -166,7 +166,7 @@ local function acquire()
     left = tonumber(soonest[2]) - ms + 1
   end
   record = soonest[1] and call('GET', lock_of(soonest[1])) or ''
-  return { record, left, call('ZRANK', queue, me) or -1, ms, again }
+  return { record, left, rank(), ms, again }
 end
 
 -- ARGV: what, holder

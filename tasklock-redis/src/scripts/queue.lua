@@ -18,7 +18,10 @@ local function is_gone(member)
   if not alive_until then return true end
   alive_until = tonumber(alive_until)
   if alive_until > ms + LEASE - 3 * CLAIM or alive_until <= ms + CLAIM then return false end
-  if not tell(member, 'still ' .. member .. ' ' .. owner) then return true end
+  local heard = tell(member, 'still ' .. member .. ' ' .. owner)
+  -- Where nobody can be asked, all are there until their leases are over.
+  if heard == nil then return false end
+  if not heard then return true end
   call('ZADD', leases, 'XX', 'LT', ms + CLAIM, member)
   return false, true
 end
@@ -79,7 +82,10 @@ local function settle(caller)
     end
     member = in_turn()
   end
-  if caller and not mine and not member and admits(mode) then mine = admit(caller, mode, ttl, my_name) end
+  if caller and not mine and not member and admits(mode) then
+    mine = admit(caller, mode, ttl, my_name)
+    through[#through + 1] = caller
+  end
   if taken_back then
     if crowd then outlast() elseif not record then call('DEL', owner) end
   end

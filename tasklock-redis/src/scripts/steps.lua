@@ -6,11 +6,10 @@ local WITHDRAWN = 60000 -- a withdrawal is remembered for so long
 -- How it stands, for one that did not get it. Of several the first to end; whatever is granted later has a token above
 -- the last of them.
 local function standing()
-  local rank = call('ZRANK', queue, me) or -1
-  if not crowd then return { record or '', call('PTTL', owner), rank, ms, again } end
+  if not crowd then return { record or '', call('PTTL', owner), rank(), ms, again } end
   local first = living('LIMIT', 0, 1)
   local text, left = shown(first[1], first[2])
-  return { text, left, rank, ms, call('GET', base .. 'fence') or '0', again }
+  return { text, left, rank(), ms, call('GET', base .. 'fence') or '0', again }
 end
 
 local function is_withdrawn() return call('ZSCORE', leases, 'x' .. me) end
