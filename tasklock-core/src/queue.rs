@@ -27,7 +27,7 @@ pub(crate) use self::{
 use crate::{
     Capabilities, Fairness, FencingToken, Holder, Key, Mode, Mono, Nonce, Owner, State, Ttl,
     handoff::{Baton, Ready},
-    shards::{Shards, lock},
+    shards::Shards,
     sight::Sight,
 };
 
@@ -185,20 +185,10 @@ impl Queue {
         }
         for mut lines in self.lines.iter() {
             for line in lines.iter_mut() {
-                if let Some(waiter) = line.handed.take() {
-                    let mut slot = lock(&waiter.slot);
-                    let untaken = matches!(slot.told, Some(Told::Handed(_)));
-                    let due = waiter.seen().after(CLAIM);
-                    if untaken && due <= now {
-                        batons.extend(slot.told.replace(Told::Look));
-                        drop(slot);
-                        waiter.seen.store(0, Ordering::Release);
-                        line.waiters.push_back(waiter);
-                    } else if untaken {
-                        next = next.min(due);
-                        drop(slot);
-                        line.handed = Some(waiter);
-                    }
+                match line.handed.as_ref().map(|waiter| waiter.seen().after(CLAIM)) {
+                    Some(due) if due <= now => batons.extend(line.take_back()),
+                    Some(due) => next = next.min(due),
+                    None => {}
                 }
                 for waiter in line.waiters.iter().filter(|waiter| !waiter.asks()) {
                     let due = waiter.seen().after(waiter.look_every);
@@ -221,11 +211,7 @@ impl Queue {
             }
         }
         wakers.into_iter().for_each(Waker::wake);
-        for told in batons {
-            if let Told::Handed(baton) = told {
-                baton.pass();
-            }
-        }
+        batons.into_iter().for_each(Baton::pass);
         next
     }
 
@@ -281,6 +267,14 @@ impl Line {
         let waker = next.tell(Told::Turn, now);
         self.asker = Some(next);
         waker
+    }
+
+    /// Takes back what somebody was handed and has not taken, who stands last in line then.
+    fn take_back(&mut self) -> Option<Baton> {
+        let waiter = self.handed.take()?;
+        let baton = waiter.take_back()?;
+        self.waiters.push_back(waiter);
+        Some(baton)
     }
 
     /// Takes a waiter out, if it is here still.

@@ -217,6 +217,29 @@ async fn whoever_does_not_take_it_is_passed_over() {
     left_nothing(&lock, &store).await;
 }
 
+/// Handed a hold that is broken, and the lock granted to another, before it looks.
+#[tokio::test(start_paused = true)]
+async fn whoever_takes_it_too_late_has_nothing() {
+    let (lock, _, store) = faulty();
+    let held = lined(&lock).await;
+    let mut hung = pin!(lock.acquire("job"));
+    assert!(poll_times(hung.as_mut(), 1).await.is_none());
+    let asks = in_line(&lock, lock.key("job").ttl(Duration::from_secs(7))).await;
+    drop(held);
+    while lock.inspect("job").await.unwrap().waiters > Some(1) {
+        yield_now().await;
+    }
+    let behind = in_line(&lock, lock.key("job")).await;
+    assert!(other(&store).break_lock("job").await.unwrap());
+    let guard = got(asks).await;
+    assert!(poll_times(hung.as_mut(), 3).await.is_none(), "two holders");
+    drop(guard);
+    drop(got(behind).await);
+    let guard = timeout(Duration::from_secs(5), hung).await.expect("its turn again").unwrap();
+    assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::Released);
+    left_nothing(&lock, &store).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_lost_is_not_handed_on() {
     for reason in [LossReason::Expired, LossReason::Stolen, LossReason::Unreachable] {

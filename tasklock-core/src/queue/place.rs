@@ -17,8 +17,8 @@ use super::{
     waiter::{LOOK, SILENT, Waiter},
 };
 use crate::{
-    Holder, Key, LockError, Mode, Mono, Renew, lease::Hold, options::Options, shards::lock, shared::Shared,
-    sight::Sight,
+    Holder, Key, LockError, Mode, Mono, Renew, handoff::Baton, lease::Hold, options::Options, shards::lock,
+    shared::Shared, sight::Sight,
 };
 
 /// A place in the line for a key. Dropping it leaves the line; what it was handed meanwhile goes on to the next.
@@ -134,10 +134,13 @@ impl Place {
         let mut lines = queue.lines.of(&self.key);
         let Some(line) = find(&mut lines, &self.key) else { return };
         line.remove(&self.waiter);
+        // The hold that somebody here was handed is none any more, or the store would not have granted.
+        let stale = line.take_back();
         (line.holder, line.quota) = (Some(tenant), usize::MAX);
         let waker = line.advance(now);
         drop(lines);
         waker.into_iter().for_each(Waker::wake);
+        stale.into_iter().for_each(Baton::pass);
     }
 }
 

@@ -101,6 +101,17 @@ impl Waiter {
         told.map_or(Poll::Pending, Poll::Ready)
     }
 
+    /// The hold that it was handed, if it has not taken it. It counts as one that has not looked for long.
+    pub(super) fn take_back(&self) -> Option<Baton> {
+        let mut slot = lock(&self.slot);
+        let told = slot.told.take_if(|told| matches!(told, Told::Handed(_)));
+        let Some(Told::Handed(baton)) = told else { return None };
+        slot.told = Some(Told::Look);
+        drop(slot);
+        self.seen.store(0, Ordering::Release);
+        Some(baton)
+    }
+
     pub(super) fn nudge(&self) -> Option<Waker> {
         let mut slot = lock(&self.slot);
         if slot.told.is_none() {
