@@ -28,8 +28,8 @@
 //! # Protocol
 //!
 //! Every step on a lock is a part of one script, which is joined from files of `scripts/`: `tokens.lua` (the clock, minting),
-//! `lock.lua` (steps that find nobody in the way), `line.lua` (who waits, and telling them), `holders.lua` (who holds),
-//! `queue.lua` (who is let in), `values.lua`, `steps.lua` (what is asked). Two calls may be under way at a time; steps that come
+//! `lock.lua` (one alone, who finds nobody in the way), `holders.lua` (who holds), `quiet.lua` (several, where nobody waits),
+//! `line.lua` (who waits, and telling them), `queue.lua` (who is let in), `values.lua`, `steps.lua` (what else is asked). Two calls may be under way at a time; steps that come
 //! meanwhile share the next, up to 64. Steps on pools are calls of their own, of another script: `tokens.lua`, `line.lua` and
 //! `pool.lua`. That of a quorum, `quorum.lua`, shares nothing with these.
 //!
@@ -113,6 +113,7 @@ mod pools;
 mod powers;
 pub mod quorum;
 mod script;
+mod scripts;
 mod sentinel;
 mod slots;
 

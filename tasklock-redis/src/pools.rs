@@ -46,12 +46,10 @@ use crate::{
     calls::{Call, Carried},
     layout::{Record, members_of},
     script::{Answer, Found, text},
+    scripts,
 };
 
-static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
-/// It shares what it begins with, and the line, with that of locks.
-const SOURCE: &str =
-    concat!(include_str!("scripts/tokens.lua"), include_str!("scripts/line.lua"), include_str!("scripts/pool.lua"),);
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(scripts::POOL));
 
 /// The most members in one call: the server does nothing else meanwhile.
 const MOST: usize = 256;
@@ -191,7 +189,7 @@ impl Carried for PoolStep {
     fn command(steps: &[Self], whole: bool) -> Cmd {
         let mut cmd = Cmd::new();
         if whole {
-            cmd.arg("EVAL").arg(SOURCE);
+            cmd.arg("EVAL").arg(scripts::POOL);
         } else {
             cmd.arg("EVALSHA").arg(SCRIPT.get_hash());
         }

@@ -8,19 +8,9 @@ use std::{
 use redis::{Cmd, Script, Value};
 use tasklock_core::{BackendError, Mode, StepResult};
 
-use crate::{calls::Carried, error, layout::OwnerKey, slots::Slot};
+use crate::{calls::Carried, error, layout::OwnerKey, scripts, slots::Slot};
 
-static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
-/// One script in parts: what comes later uses what is before it.
-const SOURCE: &str = concat!(
-    include_str!("scripts/tokens.lua"),
-    include_str!("scripts/lock.lua"),
-    include_str!("scripts/line.lua"),
-    include_str!("scripts/holders.lua"),
-    include_str!("scripts/queue.lua"),
-    include_str!("scripts/values.lua"),
-    include_str!("scripts/steps.lua"),
-);
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(scripts::LOCK));
 
 /// One atomic step on one lock.
 #[derive(Clone, Debug)]
@@ -173,7 +163,7 @@ impl Carried for Step {
     fn command(steps: &[Self], whole: bool) -> Cmd {
         let mut cmd = Cmd::with_capacity(3 + steps.len() * 5, 64 + steps.len() * 256);
         if whole {
-            cmd.arg("EVAL").arg(SOURCE);
+            cmd.arg("EVAL").arg(scripts::LOCK);
         } else {
             cmd.arg("EVALSHA").arg(SCRIPT.get_hash());
         }

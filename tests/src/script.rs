@@ -12,22 +12,16 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::servers::{PATIENCE, RedisServer};
 
-/// The script, as the backend sends it.
-pub const SCRIPT: &str = concat!(
-    include_str!("../../tasklock-redis/src/scripts/tokens.lua"),
-    include_str!("../../tasklock-redis/src/scripts/lock.lua"),
-    include_str!("../../tasklock-redis/src/scripts/line.lua"),
-    include_str!("../../tasklock-redis/src/scripts/holders.lua"),
-    include_str!("../../tasklock-redis/src/scripts/queue.lua"),
-    include_str!("../../tasklock-redis/src/scripts/values.lua"),
-    include_str!("../../tasklock-redis/src/scripts/steps.lua"),
-);
+#[path = "../../tasklock-redis/src/scripts/mod.rs"]
+mod scripts;
+
+/// The script of locks, as the backend sends it.
+pub const SCRIPT: &str = scripts::LOCK;
 /// That of pools.
-pub const POOL_SCRIPT: &str = concat!(
-    include_str!("../../tasklock-redis/src/scripts/tokens.lua"),
-    include_str!("../../tasklock-redis/src/scripts/line.lua"),
-    include_str!("../../tasklock-redis/src/scripts/pool.lua"),
-);
+pub const POOL_SCRIPT: &str = scripts::POOL;
+/// That of a quorum's nodes.
+pub const QUORUM_SCRIPT: &str = scripts::QUORUM;
+
 /// The ttl that steps ask for, in milliseconds.
 pub const TTL: u64 = 20_000;
 

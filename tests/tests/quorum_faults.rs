@@ -15,14 +15,13 @@ use tasklock::{
     Owner, QuorumLock, ReleaseOutcome, Released, Renew, Request, Ttl, connect, redis,
     testing::{poll_times, until_quiet},
 };
-use tasklock_tests::{eventually, servers::RedisQuorum};
+use tasklock_tests::{eventually, script::QUORUM_SCRIPT, servers::RedisQuorum};
 use tokio::task::JoinHandle;
 
 /// Longer than anything here takes, and less than what would pass if a slow node were waited for.
 const PATIENCE: Duration = Duration::from_secs(50);
 const LONG: Duration = Duration::from_secs(7200);
 const ALL: [usize; 5] = [0, 1, 2, 3, 4];
-const SCRIPT: &str = include_str!("../../tasklock-redis/src/scripts/quorum.lua");
 
 async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}"))
@@ -72,7 +71,7 @@ async fn most(quorum: &RedisQuorum, nodes: &[usize]) -> usize {
 /// A vote for somebody who is none of the clients here.
 async fn vote_of_a_stranger(quorum: &RedisQuorum, node: usize, what: &str, ballot: u64) {
     let mut call = redis::cmd("EVAL");
-    call.arg(SCRIPT).arg(1).arg("{tasklock:job}:1:vote").arg(60_000).arg(0);
+    call.arg(QUORUM_SCRIPT).arg(1).arg("{tasklock:job}:1:vote").arg(60_000).arg(0);
     call.arg(what)
         .arg("0000000000000000000000000000beef")
         .arg(ballot)
@@ -204,7 +203,7 @@ async fn without_quarantine_there_would_be_two_holders() {
         if !waits {
             let one = quorum.nodes[0].connection().await;
             let mut call = redis::cmd("EVAL");
-            call.arg(SCRIPT).arg(1).arg("tasklock:1:boot").arg(60_000).arg(0).arg("found");
+            call.arg(QUORUM_SCRIPT).arg(1).arg("tasklock:1:boot").arg(60_000).arg(0).arg("found");
             call.arg("").arg(0).arg(0).arg("").arg("").arg(0);
             let marked: i64 = call.query_async(&mut one.clone()).await.unwrap();
             assert_eq!(marked, 1);

@@ -15,12 +15,11 @@ use tasklock_tests::{
         Store, Worker,
         scenarios::{self, Scene},
     },
+    script::QUORUM_SCRIPT,
     servers::{RedisQuorum, RedisServer},
     worker,
 };
 use tokio::runtime::Builder;
-
-const SCRIPT: &str = include_str!("../../tasklock-redis/src/scripts/quorum.lua");
 
 /// Every node in turn is killed and comes back without its data, and then two at a time, while processes add to a store that
 /// checks tokens; one of them is stopped past its ttl, and one is killed. No update is lost, and no token is given twice.
@@ -81,7 +80,7 @@ async fn forget(quorum: &RedisQuorum, store: &Store, done: &AtomicBool) -> usize
 /// How long a node will still vote for nobody, in milliseconds.
 async fn until_it_votes(node: &RedisServer) -> u64 {
     let mut call = redis::cmd("EVAL");
-    call.arg(SCRIPT).arg(1).arg("tasklock:1:boot").arg(1_000).arg(0);
+    call.arg(QUORUM_SCRIPT).arg(1).arg("tasklock:1:boot").arg(1_000).arg(0);
     call.arg("hello").arg("").arg(0).arg(0).arg("").arg("").arg(0);
     let (_, left, _): (String, u64, u64) = call.query_async(&mut node.connection().await).await.unwrap();
     left

@@ -3,10 +3,10 @@
 use tasklock::redis::{self, Value, aio::MultiplexedConnection};
 use tasklock_tests::{
     eventually,
+    script::QUORUM_SCRIPT,
     servers::{RedisServer, RedisSettings},
 };
 
-const SCRIPT: &str = include_str!("../../tasklock-redis/src/scripts/quorum.lua");
 const TTL: u64 = 20_000;
 const LONGEST: u64 = 60_000;
 /// Three acquisitions, and a client.
@@ -53,7 +53,7 @@ impl Node {
         ttl: u64,
     ) -> Said {
         let mut call = redis::cmd("EVAL");
-        call.arg(SCRIPT).arg(1).arg("{job}:1:vote").arg(self.longest).arg(self.durable);
+        call.arg(QUORUM_SCRIPT).arg(1).arg("{job}:1:vote").arg(self.longest).arg(self.durable);
         // Which no longer waits, if it drops what it has.
         let (what, client, since) = match what {
             "wait" | "poll" | "leave" => (what, CLIENT, ballot),
@@ -392,7 +392,7 @@ async fn a_step_that_fails_is_told_apart() {
     let node = Node::new().await;
     let _: Value = node.server.ask(&["HSET", "{other}:1:vote", "a", "b"]).await;
     let mut call = redis::cmd("EVAL");
-    call.arg(SCRIPT).arg(2).arg("{other}:1:vote").arg("{job}:1:vote").arg(LONGEST).arg(0);
+    call.arg(QUORUM_SCRIPT).arg(2).arg("{other}:1:vote").arg("{job}:1:vote").arg(LONGEST).arg(0);
     for _ in 0..2 {
         call.arg("try").arg(A).arg(10).arg(TTL).arg("1 host app me").arg("").arg(0);
     }

@@ -13,10 +13,10 @@ use crate::{
     error,
     layout::OwnerKey,
     script::{failure, odd, one_each, text},
+    scripts,
 };
 
-static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(SOURCE));
-const SOURCE: &str = include_str!("../scripts/quorum.lua");
+static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(scripts::QUORUM));
 /// Frozen, as the ends of the other keys in the script.
 const VOTE: &str = ":1:vote";
 
@@ -155,7 +155,7 @@ impl Carried for Step {
     fn command(steps: &[Self], whole: bool) -> Cmd {
         let mut cmd = Cmd::with_capacity(5 + steps.len() * 8, 128 + steps.len() * 256);
         if whole {
-            cmd.arg("EVAL").arg(SOURCE);
+            cmd.arg("EVAL").arg(scripts::QUORUM);
         } else {
             cmd.arg("EVALSHA").arg(SCRIPT.get_hash());
         }

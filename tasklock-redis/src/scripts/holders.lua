@@ -1,13 +1,15 @@
 
 -- Who holds: from here on steps are looked at one by one.
 
+if not us then look_at_clock() end
+
 -- The rest of the step under way.
 local base, owner, holders, records
 local mode, ttl, my_name
 -- How its lock is held: `record` is the owner's, if one holds it alone; if several do, how: `shared` or `permits`, which is
 -- in `crowd` too, and `count` of them do.
 local record, crowd, count
--- Until when what several have is known to last.
+-- Until when what several have lasts at the server, if that is known.
 local lasts
 
 local function step(i)
@@ -53,35 +55,53 @@ local function forget_all()
   record, crowd, count = false, nil, 0
 end
 
--- What several have lasts as long as the last of them; those that are over may still be there.
-local function outlast()
-  local last = call('ZRANGE', holders, -1, -1, 'WITHSCORES')[2]
-  lasts = tonumber(last)
-  if not last or lasts <= ms then
-    forget_all()
-  elseif last == 'inf' then
+-- What several have lasts at the server as long as the last of them, and longer: whoever comes later would else have to
+-- lengthen it each time. Each of several ends by itself, whether or not it is still there.
+local function last_until(ends)
+  if ends == 'inf' then
+    lasts = math.huge
     call('SET', owner, crowd)
     for _, key in ipairs({ holders, records }) do call('PERSIST', key) end
   else
-    local left = lasts - ms
+    local left = tonumber(ends) - ms
+    left = left + math.floor(left / 8)
+    lasts = ms + left
     call('SET', owner, crowd, 'PX', left)
     for _, key in ipairs({ holders, records }) do call('PEXPIRE', key, left) end
   end
 end
 
--- How the lock is held now. Each of several ends by itself, whether or not it is still there: they are cleared away in
--- parts.
+-- At least until this one ends.
+local function outlast(ends)
+  if not lasts then
+    local left = call('PTTL', owner)
+    lasts = left == -1 and math.huge or ms + left
+  end
+  if lasts < (tonumber(ends) or math.huge) then last_until(ends) end
+end
+
+-- No longer than it has to, after some were taken out.
+local function shorten()
+  local last = call('ZRANGE', holders, -1, -1, 'WITHSCORES')[2]
+  if not last or last ~= 'inf' and tonumber(last) <= ms then forget_all() else last_until(last) end
+end
+
+-- How the lock is held now.
 local function look()
   record, crowd, count, lasts = call('GET', owner), nil, 0, nil
   if not is_crowd(record) then return end
   crowd = record
+  count = call('ZCOUNT', holders, '(' .. ms_text, '+inf')
+  if count == 0 then forget_all() end
+end
+
+-- Takes out some that are over: more than come, so that they do not grow.
+local function clear_away()
   local over = call('ZRANGEBYSCORE', holders, '-inf', ms_text, 'LIMIT', 0, 64)
   if #over > 0 then
     call('ZREM', holders, unpack(over))
     call('HDEL', records, unpack(over))
   end
-  count = call('ZCOUNT', holders, '(' .. ms_text, '+inf')
-  if count == 0 then forget_all() end
 end
 
 -- Those of several that hold it, the first to end before the others.
@@ -111,17 +131,18 @@ local function admit(member, how, px, name)
     return token, token_text
   end
   token, token_text = mint(base)
-  if not crowd then
+  if crowd then
+    clear_away()
+  else
     call('UNLINK', holders, records)
-    lasts = nil
-    crowd, count = how == 'shared' and how or 'permits', 0
+    crowd, count, lasts = how == 'shared' and how or 'permits', 0, 0
     record = crowd
   end
   local ends = end_of(px)
   call('ZADD', holders, ends, member)
   call('HSET', records, member, token_text .. ' ' .. ms_text .. ' ' .. lease_of(px) .. ' ' .. name)
   count = count + 1
-  if not lasts or tonumber(ends) > lasts then outlast() end
+  outlast(ends)
   return token, token_text
 end
 
@@ -132,9 +153,15 @@ local function let_go()
     record = false
     return true
   end
-  local held = end_among(me) and remove(me)
-  if held then outlast() end
-  return held
+  local ends = end_among(me)
+  if not ends then return false end
+  if count == 1 then
+    forget_all()
+  else
+    remove(me)
+    if ends == 'inf' then shorten() end
+  end
+  return true
 end
 
 -- Begins the caller's lease anew, if it holds: its token. Whoever asks again never makes it shorter: an attempt that
@@ -152,9 +179,15 @@ local function lengthen()
     local head, lease, its_names = part:match('^(%d+ %d+ )(%S+)(.*)$')
     call('ZADD', holders, end_of(ttl), me)
     if lease ~= ttl then call('HSET', records, me, head .. lease_of(ttl) .. its_names) end
-    outlast()
+    if ends == 'inf' and ttl ~= '0' then shorten() else outlast(end_of(ttl)) end
   end
   return tonumber(part:match('^%d+'))
+end
+
+local function renew()
+  look()
+  if is_of(record, me) then return begin_anew(ttl) end
+  return lengthen() or 0
 end
 
 -- One of several, as a record and the time it has left.

@@ -15,12 +15,8 @@ local ASIDE = 2 ^ 53           -- one that nobody listens for stands so far befo
 local INBOX = 'tasklock:1:inbox:'
 
 if not us then look_at_clock() end
-local ms, ms_text = math.floor(us / 1000), us_text:sub(1, -4)
 
--- The step under way, the keys of its line, and in a cluster what is in the braces of the inboxes of its slot.
-local what, me
-local queue, leases, names
-local slot
+local slot -- in a cluster, what is in the braces of the inboxes of this one
 
 -- What is left of these to this call, however many steps it has.
 local to_let_in, to_look_at = AT_ONCE, LOOKED_AT

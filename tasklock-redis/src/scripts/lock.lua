@@ -18,7 +18,6 @@
 
 local function take(base, member, px, name)
   local token, token_text = mint(base)
-  local ms_text = us_text:sub(1, -4)
   local record = member .. ' ' .. token_text .. ' ' .. ms_text .. ' '
   if px ~= '0' then
     record = record .. px .. ' ' .. name
@@ -77,7 +76,7 @@ local function fast(i)
     local record = call('GET', owner) or ''
     if record ~= 'shared' and record ~= 'permits' then
       if not us then look_at_clock() end
-      return { record, call('PTTL', owner), call('ZCARD', base .. 'queue'), math.floor(us / 1000) }
+      return { record, call('PTTL', owner), call('ZCARD', base .. 'queue'), ms }
     end
   end
 end
@@ -88,27 +87,3 @@ if steps == 1 then
   local answer = fast(1)
   if answer then return answer end
 end
-
-local answers, rest, put_off = {}, {}, {}
-local at = 0
-
--- From the step after the last one tried, to the end or to one that fails.
-local function go_on()
-  while at < steps do
-    at = at + 1
-    local answer = steps > 1 and not put_off[KEYS[at]] and fast(at)
-    answers[at] = answer or false
-    if not answer then
-      rest[#rest + 1] = at
-      put_off[KEYS[at]] = true
-    end
-  end
-end
-
-local function failed(why) return { type(why) == 'table' and why.err or tostring(why) } end
-
-while at < steps do
-  local done, why = pcall(go_on)
-  if not done then answers[at] = failed(why) end
-end
-if #rest == 0 then return answers end

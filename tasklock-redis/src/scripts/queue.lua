@@ -87,7 +87,7 @@ local function settle(caller)
     through[#through + 1] = caller
   end
   if taken_back then
-    if crowd then outlast() elseif not record then call('DEL', owner) end
+    if crowd then shorten() elseif not record then call('DEL', owner) end
   end
   local first = not member
   if stopped_by and caller and what ~= 'try' and not told[stopped_by:sub(1, 32)] then

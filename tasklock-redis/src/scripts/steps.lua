@@ -1,5 +1,5 @@
 
--- What is asked.
+-- What is asked, where it takes longer.
 
 local WITHDRAWN = 60000 -- a withdrawal is remembered for so long
 
@@ -14,19 +14,12 @@ end
 
 local function is_withdrawn() return call('ZSCORE', leases, 'x' .. me) end
 
--- Where there are no leases nobody waits, and nothing was withdrawn.
-local function is_quiet() return call('EXISTS', leases) == 0 end
-
 local function acquire()
-  local quiet = is_quiet()
-  if not quiet then
-    drop_dead()
-    if is_withdrawn() then return -1 end
-  end
+  drop_dead()
+  if is_withdrawn() then return -1 end
   look()
   local token = lengthen()
   if token then return token end
-  if quiet and admits(mode) then return (admit(me, mode, ttl, my_name)) end
   if what ~= 'try' then enqueue(mode and mode .. ' ' .. my_name or my_name) end
   return pass_on(me) or standing()
 end
@@ -60,8 +53,7 @@ local function acquire_all()
 end
 
 local function leave()
-  local quiet = what == 'leave' and is_quiet()
-  if not quiet then drop_dead() end
+  drop_dead()
   if what == 'withdraw' then
     call('ZADD', leases, ms + WITHDRAWN, 'x' .. me)
     call('PEXPIRE', leases, WAITING)
@@ -69,10 +61,8 @@ local function leave()
   look()
   -- Whoever has it no longer waits for it.
   local held = let_go()
-  if not quiet then
-    if not held then drop({ me }) end
-    pass_on()
-  end
+  if not held then drop({ me }) end
+  pass_on()
   return held and 1 or 0
 end
 
@@ -86,20 +76,15 @@ local function revoke()
     forget_all()
     any = true
   elseif crowd then
-    for _, member in ipairs(call('ZRANGE', holders, 0, -1)) do any = is_meant(member) and remove(member) or any end
-    outlast()
+    local all = living()
+    for i = 1, #all, 2 do any = is_meant(all[i]) and remove(all[i]) or any end
+    shorten()
   elseif record and is_meant(record:match('^%S+')) then
     call('DEL', owner)
     record, any = false, true
   end
   pass_on()
   return any and 1 or 0
-end
-
-local function renew()
-  look()
-  if is_of(record, me) then return begin_anew(ttl) end
-  return lengthen() or 0
 end
 
 -- Renews, and sets the value beside the lock: both or neither.
@@ -122,6 +107,8 @@ local function inspect()
 end
 
 local function slow(i)
+  local answer = untried[i] and quick(i)
+  if answer then return answer end
   step(i)
   if what == 'wait' or what == 'try' or what == 'poll' then return acquire() end
   if what == 'leave' or what == 'withdraw' then return leave() end
@@ -129,11 +116,8 @@ local function slow(i)
   if what == 'value' then return read() end
   if what == 'change' or what == 'remove' then return change() end
   if what == 'update' then return update() end
-  local answer = fast(i) -- put off behind another step on the same lock
-  if answer then return answer end
   if what == 'inspect' then return inspect() end
-  local token = renew()
-  return token == 0 and 0 or with_more(base, token, my_name)
+  return stay()
 end
 
 if ARGV[1]:sub(1, 3) == 'all' then

@@ -4,13 +4,19 @@ local FENCE = '2592000000' -- a fence that nobody raised for 30 days is forgotte
 
 local call = redis.call
 local us, us_text          -- the server's time, once somebody needs it: asking and writing it out costs
+local ms, ms_text
+
+-- The step under way, and the keys of its line.
+local what, me
+local queue, leases, names
 
 local function look_at_clock()
   local time = call('TIME')
   local micros = time[2]
   if #micros < 6 then micros = ('00000' .. micros):sub(-6) end
   us_text = time[1] .. micros
-  us = tonumber(us_text)
+  us, ms_text = tonumber(us_text), us_text:sub(1, -4)
+  ms = tonumber(ms_text)
 end
 
 -- The next token: above every one before, and above the clock, which outlives a server that forgets.
