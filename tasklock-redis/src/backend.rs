@@ -283,7 +283,7 @@ impl AsyncLock for RedisLock {
         }
         let what = if claim.unsettled { What::Withdraw } else { What::Leave };
         let step = self.step(what, &claim.key, self.client.member(claim.nonce), Ttl::Never, Arc::default());
-        match self.nodes.submit(step).await? {
+        match self.nodes.submit(Step { mode: claim.mode, ..step }).await? {
             Answer::Yes { .. } => Ok(Released::Released),
             _ => Ok(Released::NotOwner),
         }

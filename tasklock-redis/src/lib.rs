@@ -10,12 +10,12 @@
 //!
 //! | key | what | ttl |
 //! |---|---|---|
-//! | `{prefix:name}:1:owner` | `member token since lease names`, while it is held; `shared` or `permits`, if several hold it | the lease's; the longest of theirs |
+//! | `{prefix:name}:1:owner` | `member token since lease names`, while it is held; `shared` or `permits`, if several hold it | the lease's; longer than the longest of theirs, by an eighth at most and what is left of those that have gone |
 //! | `{prefix:name}:1:fence` | the last token | 30 days |
 //! | `{prefix:name}:1:queue` | members by ticket, which is the server's time in µs: who waits, in order; below 0, those who stand aside | 90 s from the last request |
 //! | `{prefix:name}:1:leases` | members by the time until which they count as alive; `x` and a member: withdrawn | the same |
 //! | `{prefix:name}:1:names` | who the members are, for others to read; before that `shared` or `of3`, if that is how they want it | the same |
-//! | `{prefix:name}:1:holders` | if several hold it, the members by the time at which each ends | the longest of their leases |
+//! | `{prefix:name}:1:holders` | if several hold it, the members by the time at which each ends | as the owner's |
 //! | `{prefix:name}:1:records` | `token since lease names` of each of them | the same |
 //! | `{prefix:name}:1:value` | the value beside the lock, if somebody set one | as whoever set it said |
 //!
@@ -59,7 +59,7 @@
 //! 9. *A long line.* A call lets in 64 and passes over 128 at most. The next is made by its caller, 10 ms later, if that
 //!    waits; else by one that waits, who is told to look: the first that is left, or the last, since those between may be gone. Should
 //!    it hang, the next looks after a claim, and everybody else when it would anyway. Holders whose time is over hold nothing, and
-//!    are cleared away by 64, as are waiters that are gone.
+//!    are cleared away by 64 when one comes, as are waiters that are gone.
 //! 10. *Several locks* are looked at first, each as if the caller had come to it alone, and taken if all can be had. What it
 //!     has of them from before is given back if not. In a cluster they would have to share a slot.
 //! 11. *Values* are keys of their own. An update by the holder is a renewal that writes the value, too. A change on condition

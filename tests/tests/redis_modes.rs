@@ -110,11 +110,11 @@ async fn each_ends_by_itself() {
     assert_eq!(lock.step("renew", &one.member, TTL).await, Said::No, "its time was over");
     assert_eq!(lock.leave(&one).await, Said::No);
     assert!(matches!(lock.try_to(&writer).await, Said::Busy { .. }));
-    // What all of them have lasts as long as the last of those that are left.
+    // What all of them have may last longer than those that are left: they end by themselves all the same.
     let three = Peer::gone();
     token(read(&mut lock, &three).await);
     assert_eq!(lock.leave(&two).await, Said::Yes);
-    assert!(lock.ttl().await <= 20_000 * 9 / 8);
+    assert!(lock.ttl().await > 20_000);
     expire_one(&lock, &three).await;
     token(lock.try_to(&writer).await);
     assert!(lock.is_owned_by(&writer).await);

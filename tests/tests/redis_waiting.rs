@@ -11,8 +11,8 @@ use std::{
 };
 
 use tasklock::{
-    AsyncLock, Attempt, Claim, Clock, Intent, Key, Locker, Nonce, Owner, RedisConfig, RedisLock, Released, Renewed,
-    Request, Ttl, Wake, connect,
+    AsyncLock, Attempt, Claim, Clock, Fairness, Intent, Key, Locker, Nonce, Owner, RedisConfig, RedisLock, Released,
+    Renewed, Request, Ttl, Wake, connect,
     testing::{poll_times, until_quiet},
 };
 use tasklock_tests::{eventually, servers::RedisServer};
@@ -50,6 +50,75 @@ async fn an_uncontended_lock_is_two_calls() {
     lock.acquire("job").await.unwrap().release().await.unwrap();
     let expected = [("evalsha", 2), ("time", 1), ("exists", 2), ("set", 2), ("get", 1), ("del", 1)];
     assert_eq!(work(&server).await, counts(&expected));
+}
+
+/// The same for a reader, alone and beside another.
+#[tokio::test]
+async fn a_reader_is_two_calls() {
+    let server = RedisServer::start();
+    let lock = connect(server.url()).await.unwrap();
+    let reader = lock.key("job").shared();
+    reader.acquire().await.unwrap().release().await.unwrap();
+    server.reset_counts().await;
+    let one = reader.acquire().await.unwrap();
+    let taking = [
+        ("evalsha", 1),
+        ("time", 1),
+        ("exists", 1),
+        ("get", 1),
+        ("set", 2),
+        ("unlink", 1),
+        ("zadd", 1),
+        ("hset", 1),
+        ("pexpire", 2),
+    ];
+    assert_eq!(work(&server).await, counts(&taking));
+    server.reset_counts().await;
+    let two = reader.acquire().await.unwrap();
+    assert!(!work(&server).await.contains_key("pexpire"), "it lasts long enough for the second");
+    server.reset_counts().await;
+    two.release().await.unwrap();
+    let leaving = [("evalsha", 1), ("time", 1), ("exists", 1), ("get", 1), ("zcount", 1), ("zscore", 1)];
+    let mut expected = counts(&leaving);
+    expected.extend(counts(&[("zrem", 1), ("hdel", 1)]));
+    assert_eq!(work(&server).await, expected);
+    server.reset_counts().await;
+    one.release().await.unwrap();
+    let mut expected = counts(&leaving);
+    expected.extend(counts(&[("unlink", 1)]));
+    assert_eq!(work(&server).await, expected, "the last takes everything with it");
+}
+
+/// Of those who want it alone a process has one waiter at the server; of those who may hold it together, many.
+#[tokio::test]
+async fn those_who_may_hold_it_together_ask_together() {
+    let server = RedisServer::start();
+    let (lock, there) = (connect(server.url()).await.unwrap(), connect(server.url()).await.unwrap());
+    let strict = tasklock::connector(&server.url()).await.unwrap().fairness(Fairness::Strict).build().unwrap();
+    let job = |lock: &Locker| lock.key("job");
+    for (key, at_the_server) in [
+        (job(&lock), 1),
+        (job(&lock).shared(), 64),
+        (job(&lock).permits(70), 64),
+        (job(&strict).shared(), 64),
+        (job(&strict).permits(70), 1),
+    ] {
+        let held = there.acquire("job").await.unwrap();
+        let mut tasks = JoinSet::new();
+        for _ in 0..70 {
+            let key = key.clone();
+            tasks.spawn(async move { key.acquire().await.unwrap() });
+        }
+        eventually("all who ask wait", async || there.inspect("job").await.unwrap().waiters == Some(at_the_server))
+            .await;
+        held.release().await.unwrap();
+        while let Some(guard) = tasks.join_next().await {
+            drop(guard.unwrap());
+        }
+        until_quiet(&lock).await;
+        until_quiet(&strict).await;
+        assert!(there.inspect("job").await.unwrap().is_free());
+    }
 }
 
 /// Several locks are taken in one call, given back in one, and asked about in one.

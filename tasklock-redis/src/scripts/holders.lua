@@ -3,6 +3,8 @@
 
 if not us then look_at_clock() end
 
+local LONG = 600000 -- of what was to last longer than that no more is kept than has to be
+
 -- The rest of the step under way.
 local base, owner, holders, records
 local mode, ttl, my_name
@@ -159,7 +161,7 @@ local function let_go()
     forget_all()
   else
     remove(me)
-    if ends == 'inf' then shorten() end
+    if (tonumber(ends) or math.huge) > ms + LONG then shorten() end
   end
   return true
 end
@@ -179,7 +181,7 @@ local function lengthen()
     local head, lease, its_names = part:match('^(%d+ %d+ )(%S+)(.*)$')
     call('ZADD', holders, end_of(ttl), me)
     if lease ~= ttl then call('HSET', records, me, head .. lease_of(ttl) .. its_names) end
-    if ends == 'inf' and ttl ~= '0' then shorten() else outlast(end_of(ttl)) end
+    if ttl ~= '0' and (tonumber(ends) or math.huge) > ms + LONG then shorten() else outlast(end_of(ttl)) end
   end
   return tonumber(part:match('^%d+'))
 end
