@@ -130,6 +130,9 @@ pub(crate) fn accept(
     if grant.confirm {
         hold.confirm_first();
     }
+    if let (Some(queue), Some(token)) = (&shared.queue, grant.token) {
+        queue.supersede(&hold.claim.key, token, times.now);
+    }
     let place = place.inspect(|place| place.sight().granted());
     if let Some(place) = place.filter(Place::hands_on) {
         hold.line_up(Reserve::of(grant, times.now));

@@ -2,7 +2,7 @@
 //!
 //! Whoever stands first is handed the hold of the one before (`handoff.rs`), if that may be handed to it; else it asks the
 //! store. The others wait for their turn. So there is one waiter of this process
-//! at the store at most, and none while its own hold goes from task to task. Where nothing may be handed on, because the
+//! at the store at most, and none while its own hold goes from task to task; of those who can hold it together, up to 64. Where nothing may be handed on, because the
 //! store reserves no tokens or order is to be strict, it is always the one in front that asks.
 
 mod place;
@@ -38,9 +38,14 @@ pub(crate) struct Queue {
     /// How many there are: most keys have none, and every acquisition in memory asks.
     count: AtomicUsize,
     hands_on: bool,
-    /// The store keeps its waiters in order itself, so that only those stand here who may be handed its lock.
+    /// The store keeps its waiters in order.
+    fair: bool,
+    /// It keeps those of this process in order, too, so that only those stand here who may be handed its lock.
     exclusive_only: bool,
 }
+
+/// How many of those who may hold a lock together ask for it at a time.
+const TOGETHER: usize = 64;
 
 struct Line {
     key: Key,
@@ -49,8 +54,8 @@ struct Line {
     /// To how many of those who stand in front.
     quota: usize,
     waiters: VecDeque<Arc<Waiter>>,
-    /// The one of them that asks the store.
-    asker: Option<Arc<Waiter>>,
+    /// Those of them that ask the store.
+    askers: Vec<Arc<Waiter>>,
     /// The last one that the hold was handed to, out of the line: it may not have taken it yet.
     handed: Option<Arc<Waiter>>,
     sight: Sight,
@@ -90,8 +95,15 @@ impl Queue {
             lines: Shards::new(HashTable::new),
             count: AtomicUsize::new(0),
             hands_on,
+            fair: backend.fair,
             exclusive_only,
         })
+    }
+
+    /// How many may ask the store at a time for one key. Where order is strict, only readers, who overtake nobody.
+    fn askers(&self, mode: Mode) -> usize {
+        let together = mode == Mode::Shared && self.fair || mode != Mode::Exclusive && self.hands_on;
+        if together { TOGETHER } else { 1 }
     }
 
     /// Keys that have a line.
@@ -111,9 +123,9 @@ impl Queue {
         let mut lines = self.lines.of(&key);
         let Some(line) = find(&mut lines, &key).filter(|line| line.is_of(nonce)) else { return Next::Nobody(baton) };
         let Some(front) = line.front_to_hand_to(now).filter(|_| !closed) else {
-            let waker = line.vacate(now);
+            let wakers = line.vacate(self, now);
             self.forget_if_unused(lines, &key);
-            waker.into_iter().for_each(Waker::wake);
+            wakers.into_iter().for_each(Waker::wake);
             return Next::Nobody(baton);
         };
         match tenure.ready(now, front.unrenewed) {
@@ -127,7 +139,7 @@ impl Queue {
         }
         let waker = line.handed.as_ref().and_then(|waiter| waiter.tell(Told::Handed(baton), now));
         // After the last of a round the one behind it need not wait to be told: it stands in the store's queue the sooner.
-        let behind = if line.quota == 0 { line.advance(now) } else { None };
+        let behind = if line.quota == 0 { line.advance(self, now) } else { Vec::new() };
         drop(lines);
         behind.into_iter().for_each(Waker::wake);
         Next::Handed(waker)
@@ -138,18 +150,34 @@ impl Queue {
         let mut lines = self.lines.of(key);
         let Some(line) = find(&mut lines, key).filter(|line| line.is_of(nonce)) else { return };
         line.quota = if most == usize::MAX { most } else { line.waiters.len().min(most) };
-        let waker = line.advance(now);
+        let wakers = line.advance(self, now);
         drop(lines);
-        waker.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// The store has granted this token: whoever was handed a hold with a lower one and has not taken it gets nothing, for
+    /// that hold is gone.
+    pub(crate) fn supersede(&self, key: &Key, token: FencingToken, now: Mono) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut lines = self.lines.of(key);
+        let before = |line: &&mut Line| line.holder.as_ref().is_none_or(|holder| holder.token < token);
+        let Some(line) = find(&mut lines, key).filter(before) else { return };
+        let Some(baton) = line.take_back(now) else { return };
+        let wakers = line.vacate(self, now);
+        drop(lines);
+        wakers.into_iter().for_each(Waker::wake);
+        baton.pass();
     }
 
     /// This hold is not handed on: those in line are on their own.
     pub(crate) fn vacate(&self, key: &Key, nonce: Nonce, now: Mono) {
         let mut lines = self.lines.of(key);
         let Some(line) = find(&mut lines, key).filter(|line| line.is_of(nonce)) else { return };
-        let waker = line.vacate(now);
+        let wakers = line.vacate(self, now);
         self.forget_if_unused(lines, key);
-        waker.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// What the store said of a key, and what it does not see of this process: who has its hold by now, and who waits to
@@ -186,7 +214,7 @@ impl Queue {
         for mut lines in self.lines.iter() {
             for line in lines.iter_mut() {
                 match line.handed.as_ref().map(|waiter| waiter.seen().after(CLAIM)) {
-                    Some(due) if due <= now => batons.extend(line.take_back()),
+                    Some(due) if due <= now => batons.extend(line.take_back(now)),
                     Some(due) => next = next.min(due),
                     None => {}
                 }
@@ -199,15 +227,16 @@ impl Queue {
                         next = next.min(due);
                     }
                 }
-                let Some(asker) = line.asker.as_ref().filter(|_| line.waiters.len() > 1) else { continue };
-                let due = asker.seen().after(SILENT);
-                if due <= now {
-                    line.asker = None;
-                    wakers.extend(line.advance(now));
-                    next = next.min(now.after(SILENT));
-                } else {
-                    next = next.min(due);
+                if line.askers.is_empty() || line.waiters.len() == line.askers.len() {
+                    continue;
                 }
+                let asked = line.askers.len();
+                line.askers.retain(|asker| asker.seen().after(SILENT) > now);
+                if line.askers.len() < asked {
+                    wakers.extend(line.advance(self, now));
+                    next = next.min(now.after(SILENT));
+                }
+                next = line.askers.iter().map(|asker| asker.seen().after(SILENT)).fold(next, Mono::min);
             }
         }
         wakers.into_iter().for_each(Waker::wake);
@@ -249,31 +278,38 @@ impl Line {
     }
 
     /// The hold is gone, or will be.
-    fn vacate(&mut self, now: Mono) -> Option<Waker> {
+    fn vacate(&mut self, queue: &Queue, now: Mono) -> Vec<Waker> {
         self.holder = None;
         self.quota = 0;
-        self.advance(now)
+        self.advance(queue, now)
     }
 
-    /// Has the one in front ask the store, if it will not be handed the hold.
-    fn advance(&mut self, now: Mono) -> Option<Waker> {
-        if self.asker.is_some() {
-            return None;
+    /// Has the one in front ask the store, if it will not be handed the hold, and those behind it who may hold it together
+    /// with it.
+    fn advance(&mut self, queue: &Queue, now: Mono) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        while self.askers.first().is_none_or(|first| self.askers.len() < queue.askers(first.mode)) {
+            // Those that ask and are not polled are passed over, too.
+            let mut looking = self.waiters.iter().filter(|waiter| !waiter.asks() && !waiter.is_silent(now));
+            let next = looking.next().filter(|next| !self.may_be_handed(next));
+            let Some(next) = next.filter(|next| self.askers.iter().all(|asker| asker.mode == next.mode)) else { break };
+            next.asks.store(true, Ordering::Release);
+            wakers.extend(next.tell(Told::Turn, now));
+            self.askers.push(next.clone());
         }
-        // Those that ask and are not polled are passed over, too.
-        let mut looking = self.waiters.iter().filter(|waiter| !waiter.asks() && !waiter.is_silent(now));
-        let next = looking.next().filter(|next| !self.may_be_handed(next))?.clone();
-        next.asks.store(true, Ordering::Release);
-        let waker = next.tell(Told::Turn, now);
-        self.asker = Some(next);
-        waker
+        wakers
     }
 
-    /// Takes back what somebody was handed and has not taken, who stands last in line then.
-    fn take_back(&mut self) -> Option<Baton> {
+    /// Takes back what somebody was handed and has not taken, who stands first in line again, or last if it did not look.
+    fn take_back(&mut self, now: Mono) -> Option<Baton> {
         let waiter = self.handed.take()?;
-        let baton = waiter.take_back()?;
-        self.waiters.push_back(waiter);
+        let hung = waiter.seen().after(CLAIM) <= now;
+        let baton = waiter.take_back(hung)?;
+        if hung {
+            self.waiters.push_back(waiter)
+        } else {
+            self.waiters.push_front(waiter)
+        }
         Some(baton)
     }
 
@@ -281,7 +317,7 @@ impl Line {
     fn remove(&mut self, waiter: &Arc<Waiter>) -> bool {
         let Some(place) = self.waiters.iter().position(|other| Arc::ptr_eq(other, waiter)) else { return false };
         self.waiters.remove(place);
-        self.asker.take_if(|asker| Arc::ptr_eq(asker, waiter));
+        self.askers.retain(|asker| !Arc::ptr_eq(asker, waiter));
         true
     }
 }

@@ -217,27 +217,37 @@ async fn whoever_does_not_take_it_is_passed_over() {
     left_nothing(&lock, &store).await;
 }
 
-/// Handed a hold that is broken, and the lock granted to another, before it looks.
+/// Handed a hold that is broken, and the lock granted to another, before it looks. It keeps its place.
 #[tokio::test(start_paused = true)]
 async fn whoever_takes_it_too_late_has_nothing() {
     let (lock, _, store) = faulty();
-    let held = lined(&lock).await;
-    let mut hung = pin!(lock.acquire("job"));
-    assert!(poll_times(hung.as_mut(), 1).await.is_none());
-    let asks = in_line(&lock, lock.key("job").ttl(Duration::from_secs(7))).await;
-    drop(held);
-    while lock.inspect("job").await.unwrap().waiters > Some(1) {
-        yield_now().await;
+    let job = || lock.key("job");
+    for asks in [Some(job().ttl(Duration::from_secs(7))), Some(job().shared()), None] {
+        let held = lined(&lock).await;
+        let mut late = pin!(lock.acquire("job"));
+        assert!(poll_times(late.as_mut(), 1).await.is_none());
+        drop(held);
+        while lock.inspect("job").await.unwrap().waiters > Some(0) {
+            yield_now().await;
+        }
+        let asking = match &asks {
+            Some(key) => Some(in_line(&lock, key.clone()).await),
+            None => None,
+        };
+        let behind = in_line(&lock, job()).await;
+        assert!(other(&store).break_lock("job").await.unwrap());
+        let guard = match asking {
+            Some(task) => got(task).await,
+            None => lock.try_acquire("job").await.unwrap().expect("it is free"),
+        };
+        assert!(poll_times(late.as_mut(), 3).await.is_none(), "two holders, {asks:?}");
+        drop(guard);
+        let first = timeout(Duration::from_secs(5), late).await.expect("its turn again").unwrap();
+        assert!(!behind.is_finished(), "in order");
+        assert_eq!(first.release().await.unwrap(), ReleaseOutcome::Released);
+        drop(got(behind).await);
+        left_nothing(&lock, &store).await;
     }
-    let behind = in_line(&lock, lock.key("job")).await;
-    assert!(other(&store).break_lock("job").await.unwrap());
-    let guard = got(asks).await;
-    assert!(poll_times(hung.as_mut(), 3).await.is_none(), "two holders");
-    drop(guard);
-    drop(got(behind).await);
-    let guard = timeout(Duration::from_secs(5), hung).await.expect("its turn again").unwrap();
-    assert_eq!(guard.release().await.unwrap(), ReleaseOutcome::Released);
-    left_nothing(&lock, &store).await;
 }
 
 #[tokio::test(start_paused = true)]

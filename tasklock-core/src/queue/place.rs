@@ -17,8 +17,8 @@ use super::{
     waiter::{LOOK, SILENT, Waiter},
 };
 use crate::{
-    Holder, Key, LockError, Mode, Mono, Renew, handoff::Baton, lease::Hold, options::Options, shards::lock,
-    shared::Shared, sight::Sight,
+    Holder, Key, LockError, Mode, Mono, Renew, lease::Hold, options::Options, shards::lock, shared::Shared,
+    sight::Sight,
 };
 
 /// A place in the line for a key. Dropping it leaves the line; what it was handed meanwhile goes on to the next.
@@ -50,7 +50,7 @@ impl Place {
                     holder: None,
                     quota: 0,
                     waiters: VecDeque::new(),
-                    asker: None,
+                    askers: Vec::new(),
                     handed: None,
                     sight: Sight::default(),
                 })
@@ -68,10 +68,10 @@ impl Place {
             slot: Mutex::default(),
         });
         line.waiters.push_back(waiter.clone());
-        let waker = line.advance(now);
+        let wakers = line.advance(queue, now);
         let sight = line.sight.clone();
         drop(lines);
-        waker.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(Waker::wake);
         if !waiter.asks() {
             // The one before it may not be polled any more.
             shared.registry.wake_by(now.after(waiter.look_every.min(SILENT)));
@@ -90,9 +90,9 @@ impl Place {
         self.waiter.seen.store(now.as_nanos(), Ordering::Release);
         if let Some(queue) = self.shared.queue.as_ref().filter(|_| was_silent) {
             let mut lines = queue.lines.of(&self.key);
-            let waker = find(&mut lines, &self.key).and_then(|line| line.advance(now));
+            let wakers = find(&mut lines, &self.key).map(|line| line.advance(queue, now));
             drop(lines);
-            waker.into_iter().for_each(Waker::wake);
+            wakers.into_iter().flatten().for_each(Waker::wake);
         }
     }
 
@@ -134,13 +134,13 @@ impl Place {
         let mut lines = queue.lines.of(&self.key);
         let Some(line) = find(&mut lines, &self.key) else { return };
         line.remove(&self.waiter);
-        // The hold that somebody here was handed is none any more, or the store would not have granted.
-        let stale = line.take_back();
-        (line.holder, line.quota) = (Some(tenant), usize::MAX);
-        let waker = line.advance(now);
+        // A grant that is looked at late may be older than what is handed on here by now.
+        if line.holder.as_ref().is_none_or(|holder| holder.token < token) {
+            (line.holder, line.quota) = (Some(tenant), usize::MAX);
+        }
+        let wakers = line.advance(queue, now);
         drop(lines);
-        waker.into_iter().for_each(Waker::wake);
-        stale.into_iter().for_each(Baton::pass);
+        wakers.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -203,13 +203,13 @@ impl Drop for Place {
         let now = self.shared.clock.now();
         let mut lines = queue.lines.of(&self.key);
         let Some(line) = find(&mut lines, &self.key) else { return };
-        let waker = if line.remove(&self.waiter) { line.advance(now) } else { None };
+        let wakers = if line.remove(&self.waiter) { line.advance(queue, now) } else { Vec::new() };
         // Handed to it meanwhile. Taken under the lock of the line, so that nobody passes it over at the same time and puts
         // it back in line.
         line.handed.take_if(|handed| Arc::ptr_eq(handed, &self.waiter));
         let told = lock(&self.waiter.slot).told.take();
         queue.forget_if_unused(lines, &self.key);
-        waker.into_iter().for_each(Waker::wake);
+        wakers.into_iter().for_each(Waker::wake);
         if let Some(Told::Handed(baton)) = told {
             baton.pass();
         }

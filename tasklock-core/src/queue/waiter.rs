@@ -101,14 +101,16 @@ impl Waiter {
         told.map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// The hold that it was handed, if it has not taken it. It counts as one that has not looked for long.
-    pub(super) fn take_back(&self) -> Option<Baton> {
+    /// The hold that it was handed, if it has not taken it. One that hung counts as one that has not looked for long.
+    pub(super) fn take_back(&self, hung: bool) -> Option<Baton> {
         let mut slot = lock(&self.slot);
         let told = slot.told.take_if(|told| matches!(told, Told::Handed(_)));
         let Some(Told::Handed(baton)) = told else { return None };
         slot.told = Some(Told::Look);
-        drop(slot);
-        self.seen.store(0, Ordering::Release);
+        // Before it can look.
+        if hung {
+            self.seen.store(0, Ordering::Release);
+        }
         Some(baton)
     }
 
