@@ -130,13 +130,12 @@ pub(crate) fn accept(
     if grant.confirm {
         hold.confirm_first();
     }
-    if let (Some(queue), Some(token)) = (&shared.queue, grant.token) {
-        queue.supersede(&hold.claim.key, token, times.now);
-    }
-    let place = place.inspect(|place| place.sight().granted());
+    let place = place.inspect(|place| place.sight().granted(times.now));
     if let Some(place) = place.filter(Place::hands_on) {
         hold.line_up(Reserve::of(grant, times.now));
         place.enter(&hold);
+    } else if let (Some(queue), Some(token)) = (&shared.queue, grant.token) {
+        queue.supersede(&hold.claim.key, token, times.now);
     }
     let guard = core.guard(hold);
     shared.acquired(guard.key(), guard.fencing_token(), times.now.since(times.started));

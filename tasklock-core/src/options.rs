@@ -92,7 +92,7 @@ pub enum ReleaseMode {
 
 /// Who is next when several processes, and several tasks of each, wait for one lock. It is a setting of the locker.
 ///
-/// Within one locker tasks are served in the order they came, either way.
+/// Within one locker tasks are served in the order they came, either way; readers among themselves in any.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Fairness {

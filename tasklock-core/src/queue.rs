@@ -1,9 +1,10 @@
 //! The line of this process in front of a store: per key, first come, first served.
 //!
 //! Whoever stands first is handed the hold of the one before (`handoff.rs`), if that may be handed to it; else it asks the
-//! store. The others wait for their turn. So there is one waiter of this process
-//! at the store at most, and none while its own hold goes from task to task; of those who can hold it together, up to 64. Where nothing may be handed on, because the
-//! store reserves no tokens or order is to be strict, it is always the one in front that asks.
+//! store. The others wait for their turn. So of those who want it alone there is one waiter of this process at the store at
+//! most, and none while its own hold goes from task to task. Of those who may hold it together there are up to 64: readers ask
+//! as they come, others when the one before has its place in the store's queue, so that order is kept. Where nothing may be
+//! handed on, because the store reserves no tokens or order is to be strict, it is always the one in front that asks.
 
 mod place;
 mod waiter;
@@ -100,10 +101,13 @@ impl Queue {
         })
     }
 
-    /// How many may ask the store at a time for one key. Where order is strict, only readers, who overtake nobody.
+    /// How many may ask the store at a time for one key.
     fn askers(&self, mode: Mode) -> usize {
-        let together = mode == Mode::Shared && self.fair || mode != Mode::Exclusive && self.hands_on;
-        if together { TOGETHER } else { 1 }
+        match mode {
+            Mode::Shared | Mode::Member if self.fair => TOGETHER,
+            Mode::Permit { of } if self.fair => usize::try_from(of.get()).unwrap_or(TOGETHER).min(TOGETHER),
+            _ => 1,
+        }
     }
 
     /// Keys that have a line.
@@ -155,20 +159,22 @@ impl Queue {
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// The store has granted this token: whoever was handed a hold with a lower one and has not taken it gets nothing, for
-    /// that hold is gone.
+    /// The store has granted this token: a hold with a lower one is gone. It is handed to nobody any more, and whoever was
+    /// handed it and has not taken it gets nothing.
     pub(crate) fn supersede(&self, key: &Key, token: FencingToken, now: Mono) {
         if self.count.load(Ordering::Acquire) == 0 {
             return;
         }
         let mut lines = self.lines.of(key);
-        let before = |line: &&mut Line| line.holder.as_ref().is_none_or(|holder| holder.token < token);
-        let Some(line) = find(&mut lines, key).filter(before) else { return };
-        let Some(baton) = line.take_back(now) else { return };
+        let Some(line) = find(&mut lines, key).filter(|line| line.is_before(token)) else { return };
+        if line.holder.is_none() && line.handed.is_none() {
+            return;
+        }
+        let baton = line.take_back(now);
         let wakers = line.vacate(self, now);
-        drop(lines);
+        self.forget_if_unused(lines, key);
         wakers.into_iter().for_each(Waker::wake);
-        baton.pass();
+        baton.into_iter().for_each(Baton::pass);
     }
 
     /// This hold is not handed on: those in line are on their own.
@@ -227,15 +233,11 @@ impl Queue {
                         next = next.min(due);
                     }
                 }
-                if line.askers.is_empty() || line.waiters.len() == line.askers.len() {
+                if line.waiters.len() == line.askers.len() {
                     continue;
                 }
-                let asked = line.askers.len();
                 line.askers.retain(|asker| asker.seen().after(SILENT) > now);
-                if line.askers.len() < asked {
-                    wakers.extend(line.advance(self, now));
-                    next = next.min(now.after(SILENT));
-                }
+                wakers.extend(line.advance(self, now));
                 next = line.askers.iter().map(|asker| asker.seen().after(SILENT)).fold(next, Mono::min);
             }
         }
@@ -260,6 +262,11 @@ impl Line {
         self.holder.as_ref().is_some_and(|holder| holder.nonce == nonce)
     }
 
+    /// Whether what is handed on here, if anything, is older than a grant; one that is looked at late may be older itself.
+    fn is_before(&self, token: FencingToken) -> bool {
+        self.holder.as_ref().is_none_or(|holder| holder.token < token)
+    }
+
     fn is_unused(&self) -> bool {
         self.holder.is_none() && self.waiters.is_empty()
     }
@@ -271,7 +278,9 @@ impl Line {
 
     /// Who is to be handed the hold next. Those that do not look make way.
     fn front_to_hand_to(&mut self, now: Mono) -> Option<&Waiter> {
-        let looking = self.waiters.iter().position(|waiter| waiter.asks() || !waiter.is_silent(now))?;
+        let asks = |waiter: &Arc<Waiter>| self.askers.iter().any(|asker| Arc::ptr_eq(asker, waiter));
+        let looks = |waiter: &Arc<Waiter>| if waiter.asks() { asks(waiter) } else { !waiter.is_silent(now) };
+        let looking = self.waiters.iter().position(looks)?;
         self.waiters.rotate_left(looking);
         let front = self.waiters.front().filter(|front| !front.asks());
         front.filter(|front| self.may_be_handed(front)).map(|front| &**front)
@@ -285,14 +294,18 @@ impl Line {
     }
 
     /// Has the one in front ask the store, if it will not be handed the hold, and those behind it who may hold it together
-    /// with it.
+    /// with it: readers at once, others when the one before has its place in the store's queue.
     fn advance(&mut self, queue: &Queue, now: Mono) -> Vec<Waker> {
         let mut wakers = Vec::new();
-        while self.askers.first().is_none_or(|first| self.askers.len() < queue.askers(first.mode)) {
+        let beside =
+            |last: &Waiter, count| count < queue.askers(last.mode) && (last.mode == Mode::Shared || last.queued());
+        while self.askers.last().is_none_or(|last| beside(last, self.askers.len())) {
             // Those that ask and are not polled are passed over, too.
             let mut looking = self.waiters.iter().filter(|waiter| !waiter.asks() && !waiter.is_silent(now));
             let next = looking.next().filter(|next| !self.may_be_handed(next));
-            let Some(next) = next.filter(|next| self.askers.iter().all(|asker| asker.mode == next.mode)) else { break };
+            let Some(next) = next.filter(|next| self.askers.last().is_none_or(|last| last.mode == next.mode)) else {
+                break;
+            };
             next.asks.store(true, Ordering::Release);
             wakers.extend(next.tell(Told::Turn, now));
             self.askers.push(next.clone());

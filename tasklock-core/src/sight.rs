@@ -14,7 +14,9 @@ pub(crate) struct Sight(Arc<Mutex<Seen>>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Since when a question is not answered.
+    /// Questions that are on their way.
+    asking: usize,
+    /// Since when one is not answered, by one that has gone since, or, while the store answers others, by those.
     asked: Option<Mono>,
     /// The holder last seen, and when.
     holder: Option<(Mono, Arc<Holder>)>,
@@ -33,21 +35,26 @@ struct Outage {
 const FRESH: Duration = Duration::from_secs(2);
 
 impl Sight {
-    /// The store is being asked: since the first question that was not answered, whoever asked it and has gone.
-    pub(crate) fn asked(&self, now: Mono) {
-        self.seen().asked.get_or_insert(now);
+    /// The store is being asked.
+    pub(crate) fn ask(&self, now: Mono) -> Question {
+        let mut seen = self.seen();
+        seen.asking += 1;
+        seen.asked.get_or_insert(now);
+        Question(self.clone())
     }
 
     /// The store answered: somebody has the lock, this one if it tells.
     pub(crate) fn busy(&self, holder: Option<Arc<Holder>>, now: Mono) {
         let mut seen = self.seen();
-        (seen.asked, seen.outage) = (None, None);
+        seen.answered(now);
         seen.holder = holder.map(|holder| (now, holder));
     }
 
     /// The store granted the lock: what was seen before says nothing of what comes after.
-    pub(crate) fn granted(&self) {
-        *self.seen() = Seen::default();
+    pub(crate) fn granted(&self, now: Mono) {
+        let mut seen = self.seen();
+        seen.answered(now);
+        seen.holder = None;
     }
 
     /// An attempt that was sent then failed; since when they all do.
@@ -90,5 +97,60 @@ impl Sight {
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         lock(&self.0)
+    }
+}
+
+impl Seen {
+    /// What others have asked may be on its way still.
+    fn answered(&mut self, now: Mono) {
+        self.asked = (self.asking > 0).then_some(now);
+        self.outage = None;
+    }
+}
+
+/// A question on its way to the store, answered or not when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Question(Sight);
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.0.seen().asking -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Mono {
+        Mono::from_nanos(millis * 1_000_000)
+    }
+
+    fn is_contention(sight: &Sight, started: Mono, now: Mono) -> bool {
+        let key = Key::new("job").unwrap();
+        matches!(sight.gave_up(&key, started, now), LockError::Timeout { .. })
+    }
+
+    #[test]
+    fn an_answer_to_one_is_none_to_another() {
+        let sight = Sight::default();
+        let (one, two) = (sight.ask(at(1)), sight.ask(at(1)));
+        drop(one);
+        sight.busy(None, at(100));
+        assert!(is_contention(&sight, at(1), at(150)), "the store has just answered");
+        assert!(!is_contention(&sight, at(1), at(5_000)), "it has not answered since");
+        drop(two);
+        sight.granted(at(5_000));
+        assert!(is_contention(&sight, at(1), at(9_000)));
+    }
+
+    #[test]
+    fn whoever_goes_without_an_answer_leaves_the_question() {
+        let sight = Sight::default();
+        drop(sight.ask(at(1)));
+        assert!(!is_contention(&sight, at(1), at(5_000)));
+        drop(sight.ask(at(5_000)));
+        sight.busy(None, at(5_001));
+        assert!(is_contention(&sight, at(1), at(9_000)));
     }
 }

@@ -250,6 +250,27 @@ async fn whoever_takes_it_too_late_has_nothing() {
     }
 }
 
+/// Broken, and granted to another task here, while somebody has it: it ends with that one.
+#[tokio::test(start_paused = true)]
+async fn what_another_was_granted_is_not_handed_on() {
+    let (lock, _, store) = faulty();
+    let held = lined(&lock).await;
+    let first = in_line(&lock, lock.key("job")).await;
+    let second = in_line(&lock, lock.key("job")).await;
+    drop(held);
+    let first = got(first).await;
+    assert!(other(&store).break_lock("job").await.unwrap());
+    let granted = lock.try_acquire("job").await.unwrap().expect("it is free");
+    drop(first);
+    for _ in 0..100 {
+        yield_now().await;
+    }
+    assert!(!second.is_finished(), "two holders");
+    drop(granted);
+    drop(timeout(Duration::from_secs(5), got(second)).await.expect("its turn"));
+    left_nothing(&lock, &store).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_lost_is_not_handed_on() {
     for reason in [LossReason::Expired, LossReason::Stolen, LossReason::Unreachable] {

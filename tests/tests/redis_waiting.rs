@@ -101,7 +101,8 @@ async fn those_who_may_hold_it_together_ask_together() {
         (job(&lock).shared(), 64),
         (job(&lock).permits(70), 64),
         (job(&strict).shared(), 64),
-        (job(&strict).permits(70), 1),
+        (job(&strict).permits(70), 64),
+        (job(&lock).permits(3), 3),
     ] {
         let held = there.acquire("job").await.unwrap();
         let mut tasks = JoinSet::new();
@@ -119,6 +120,26 @@ async fn those_who_may_hold_it_together_ask_together() {
         until_quiet(&strict).await;
         assert!(there.inspect("job").await.unwrap().is_free());
     }
+}
+
+/// Though many of them ask at a time, permits go to the tasks of a process in the order in which they came.
+#[tokio::test]
+async fn permits_keep_their_order() {
+    let server = RedisServer::start();
+    let (lock, there) = (connect(server.url()).await.unwrap(), connect(server.url()).await.unwrap());
+    let held = there.acquire("job").await.unwrap();
+    let mut tasks = Vec::new();
+    for n in 1..=100 {
+        let key = lock.key("job").permits(3);
+        tasks.push(tokio::spawn(async move { key.acquire().await.unwrap().fencing_token() }));
+        eventually("it stands in line", async || lock.inspect("job").await.unwrap().waiters == Some(n)).await;
+    }
+    held.release().await.unwrap();
+    let mut tokens = Vec::new();
+    for task in tasks {
+        tokens.push(task.await.unwrap());
+    }
+    assert!(tokens.is_sorted(), "{tokens:?}");
 }
 
 /// Several locks are taken in one call, given back in one, and asked about in one.

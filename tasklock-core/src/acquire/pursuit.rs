@@ -35,6 +35,8 @@ pub(super) struct Pursuit {
     /// Whether the last attempt was answered, and left nothing at the store.
     left_nothing: bool,
     attempt: u32,
+    /// Since when every attempt fails.
+    failing: Option<Mono>,
     /// How many attempts found the lock held.
     found_busy: u32,
     /// Whether an attempt of this nonce may reach the store yet.
@@ -66,6 +68,7 @@ impl Pursuit {
             answer,
             left_nothing: false,
             attempt: 0,
+            failing: None,
             found_busy: 0,
             unsettled: false,
             call: None,
@@ -169,7 +172,7 @@ impl Pursuit {
         if let Some(answer) = backend.try_acquire_now(&self.request) {
             return answer;
         }
-        self.sight.asked(self.core.shared.clock.now());
+        let _question = self.sight.ask(self.core.shared.clock.now());
         let call = self.call.insert(backend.clone().try_acquire(self.request.clone()));
         let polling = &mut self.polling;
         let polled = poll_fn(|cx| {
@@ -206,6 +209,7 @@ impl Pursuit {
     fn found_busy(&mut self, busy: &Busy, options: &Options) -> Result<(), LockError> {
         let (key, now) = (&self.request.key, self.core.shared.clock.now());
         self.sight.busy(busy.holder.clone(), now);
+        self.failing = None;
         // Neither a try that was answered nor a poll of a store that notes nobody has left anything to withdraw.
         self.left_nothing = self.request.intent == Intent::Try
             || (self.core.shared.backend.capabilities().keeps_no_queue() && !busy.noted);
@@ -215,6 +219,9 @@ impl Pursuit {
         self.found_busy += 1;
         if self.found_busy >= options.retry.attempts_allowed() {
             return Err(self.sight.gave_up(key, self.started, now));
+        }
+        if let Some(place) = &self.place {
+            place.queued(now);
         }
         if self.found_busy == 1 && !self.told_waiting {
             self.core.shared.observe(|| Observed::Waiting { key, position: busy.position });
@@ -236,7 +243,8 @@ impl Pursuit {
         }
         let now = shared.clock.now();
         // What those before went through counts, as far as this one has waited for them.
-        let since = self.sight.failed(error.clone(), sent, now).max(self.started);
+        let since = *self.failing.get_or_insert(sent);
+        let since = self.sight.failed(error.clone(), sent, now).min(since).max(self.started);
         let tried_enough = self.request.intent == Intent::Try && failures >= TRY_ATTEMPTS;
         if tried_enough || now.since(since) >= options.patience {
             return Err(error.into());

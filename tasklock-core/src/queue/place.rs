@@ -17,8 +17,8 @@ use super::{
     waiter::{LOOK, SILENT, Waiter},
 };
 use crate::{
-    Holder, Key, LockError, Mode, Mono, Renew, lease::Hold, options::Options, shards::lock, shared::Shared,
-    sight::Sight,
+    Holder, Key, LockError, Mode, Mono, Renew, handoff::Baton, lease::Hold, options::Options, shards::lock,
+    shared::Shared, sight::Sight,
 };
 
 /// A place in the line for a key. Dropping it leaves the line; what it was handed meanwhile goes on to the next.
@@ -64,6 +64,7 @@ impl Place {
             unrenewed: options.renew == Renew::Off,
             look_every: options.warn_after.min(LOOK),
             asks: AtomicBool::new(false),
+            queued: AtomicBool::new(false),
             seen: AtomicU64::new(now.as_nanos()),
             slot: Mutex::default(),
         });
@@ -118,6 +119,18 @@ impl Place {
         LineOf { shared: self.shared.clone(), key: self.key.clone(), sight: self.sight.clone() }
     }
 
+    /// The store has answered, and keeps its place: whoever may hold it together with this one may ask, too.
+    pub(crate) fn queued(&self, now: Mono) {
+        let Some(queue) = self.shared.queue.as_ref().filter(|_| self.waiter.mode != Mode::Exclusive) else { return };
+        if self.waiter.queued.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let mut lines = queue.lines.of(&self.key);
+        let wakers = find(&mut lines, &self.key).map(|line| line.advance(queue, now));
+        drop(lines);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
     /// Whether what is granted to it may be handed on.
     pub(crate) fn hands_on(&self) -> bool {
         self.waiter.mode == Mode::Exclusive && self.shared.queue.as_ref().is_some_and(|queue| queue.hands_on)
@@ -134,13 +147,15 @@ impl Place {
         let mut lines = queue.lines.of(&self.key);
         let Some(line) = find(&mut lines, &self.key) else { return };
         line.remove(&self.waiter);
-        // A grant that is looked at late may be older than what is handed on here by now.
-        if line.holder.as_ref().is_none_or(|holder| holder.token < token) {
+        let mut stale = None;
+        if line.is_before(token) {
+            stale = line.take_back(now);
             (line.holder, line.quota) = (Some(tenant), usize::MAX);
         }
         let wakers = line.advance(queue, now);
         drop(lines);
         wakers.into_iter().for_each(Waker::wake);
+        stale.into_iter().for_each(Baton::pass);
     }
 }
 
