@@ -59,7 +59,8 @@ struct Line {
     askers: Vec<Arc<Waiter>>,
     /// The last one that the hold was handed to, out of the line: it may not have taken it yet.
     handed: Option<Arc<Waiter>>,
-    sight: Sight,
+    /// What those who ask have seen, while somebody waits.
+    sight: Option<Sight>,
 }
 
 /// Whose hold it is: what the next must have in common with it, and what those who give up are told.
@@ -311,6 +312,13 @@ impl Line {
             self.askers.push(next.clone());
         }
         wakers
+    }
+
+    /// While nobody waits it has room for nobody: most holds are kept so.
+    fn give_back_room(&mut self) {
+        if self.waiters.is_empty() {
+            (self.waiters, self.askers, self.sight) = (VecDeque::new(), Vec::new(), None);
+        }
     }
 
     /// Takes back what somebody was handed and has not taken, who stands first in line again, or last if it did not look.

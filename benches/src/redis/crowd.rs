@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    fmt::Write as _,
     io::{Read as _, stdin},
     process::Command,
     time::{Duration, Instant},
@@ -169,17 +170,23 @@ pub(crate) fn child(runtime: &Runtime, arguments: &[String]) -> Result<(), Failu
         for _ in 0..tasks {
             let peer = peer.share();
             running.spawn(async move {
-                let mut text = String::new();
+                let mut all = Vec::new();
                 while started.elapsed() < span {
-                    let Times { asked, held, released } = peer.cycle(0, hold).await?;
-                    text.push_str(&format!("{asked} {held} {released} "));
+                    all.push(peer.cycle(0, hold).await?);
                 }
-                Ok::<_, Failure>(text)
+                Ok::<_, Failure>(all)
             });
         }
-        let mut text = String::new();
+        let mut all = Vec::new();
         while let Some(task) = running.join_next().await {
-            text.push_str(&task??);
+            all.push(task??);
+        }
+        // Written out when all is over: that takes as long as many a cycle.
+        let mut text = String::new();
+        for task in all {
+            for Times { asked, held, released } in task {
+                write!(text, "{asked} {held} {released} ")?;
+            }
             text.push('.');
         }
         Ok::<_, Failure>(text)

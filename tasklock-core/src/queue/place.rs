@@ -52,7 +52,7 @@ impl Place {
                     waiters: VecDeque::new(),
                     askers: Vec::new(),
                     handed: None,
-                    sight: Sight::default(),
+                    sight: None,
                 })
             }
         };
@@ -70,7 +70,7 @@ impl Place {
         });
         line.waiters.push_back(waiter.clone());
         let wakers = line.advance(queue, now);
-        let sight = line.sight.clone();
+        let sight = line.sight.get_or_insert_default().clone();
         drop(lines);
         wakers.into_iter().for_each(Waker::wake);
         if !waiter.asks() {
@@ -153,6 +153,7 @@ impl Place {
             (line.holder, line.quota) = (Some(tenant), usize::MAX);
         }
         let wakers = line.advance(queue, now);
+        line.give_back_room();
         drop(lines);
         wakers.into_iter().for_each(Waker::wake);
         stale.into_iter().for_each(Baton::pass);
@@ -181,7 +182,7 @@ impl LineOf {
     /// The line for this key, if there is one.
     pub(crate) fn at(shared: &Arc<Shared>, key: &Key) -> Self {
         let mut line = LineOf { shared: shared.clone(), key: key.clone(), sight: Sight::default() };
-        if let Some(sight) = line.look(|line| Some(line.sight.clone())) {
+        if let Some(sight) = line.look(|line| line.sight.clone()) {
             line.sight = sight;
         }
         line
