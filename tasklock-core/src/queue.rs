@@ -1,10 +1,9 @@
 //! The line of this process in front of a store: per key, first come, first served.
 //!
 //! Whoever stands first is handed the hold of the one before (`handoff.rs`), if that may be handed to it; else it asks the
-//! store. The others wait for their turn. So of those who want it alone there is one waiter of this process at the store at
-//! most, and none while its own hold goes from task to task. Of those who may hold it together there are up to 64: readers ask
-//! as they come, others when the one before has its place in the store's queue, so that order is kept. Where nothing may be
-//! handed on, because the store reserves no tokens or order is to be strict, it is always the one in front that asks.
+//! store. The others wait for their turn. So there is one waiter of this process at the store at most, but for readers, of
+//! whom there are up to 64, and none while its own hold goes from task to task. Where nothing may be handed on, because the
+//! store reserves no tokens or order is to be strict, it is always the one in front that asks.
 
 mod place;
 mod waiter;
@@ -45,7 +44,7 @@ pub(crate) struct Queue {
     exclusive_only: bool,
 }
 
-/// How many of those who may hold a lock together ask for it at a time.
+/// How many readers ask for a lock at a time.
 const TOGETHER: usize = 64;
 
 struct Line {
@@ -105,8 +104,7 @@ impl Queue {
     /// How many may ask the store at a time for one key.
     fn askers(&self, mode: Mode) -> usize {
         match mode {
-            Mode::Shared | Mode::Member if self.fair => TOGETHER,
-            Mode::Permit { of } if self.fair => usize::try_from(of.get()).unwrap_or(TOGETHER).min(TOGETHER),
+            Mode::Shared if self.fair => TOGETHER,
             _ => 1,
         }
     }
@@ -294,13 +292,10 @@ impl Line {
         self.advance(queue, now)
     }
 
-    /// Has the one in front ask the store, if it will not be handed the hold, and those behind it who may hold it together
-    /// with it: readers at once, others when the one before has its place in the store's queue.
+    /// Has the one in front ask the store, if it will not be handed the hold, and, beside a reader, the readers behind it.
     fn advance(&mut self, queue: &Queue, now: Mono) -> Vec<Waker> {
         let mut wakers = Vec::new();
-        let beside =
-            |last: &Waiter, count| count < queue.askers(last.mode) && (last.mode == Mode::Shared || last.queued());
-        while self.askers.last().is_none_or(|last| beside(last, self.askers.len())) {
+        while self.askers.last().is_none_or(|last| self.askers.len() < queue.askers(last.mode)) {
             // Those that ask and are not polled are passed over, too.
             let mut looking = self.waiters.iter().filter(|waiter| !waiter.asks() && !waiter.is_silent(now));
             let next = looking.next().filter(|next| !self.may_be_handed(next));

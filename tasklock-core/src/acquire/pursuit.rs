@@ -220,9 +220,6 @@ impl Pursuit {
         if self.found_busy >= options.retry.attempts_allowed() {
             return Err(self.sight.gave_up(key, self.started, now));
         }
-        if let Some(place) = &self.place {
-            place.queued(now);
-        }
         if self.found_busy == 1 && !self.told_waiting {
             self.core.shared.observe(|| Observed::Waiting { key, position: busy.position });
         }

@@ -64,7 +64,6 @@ impl Place {
             unrenewed: options.renew == Renew::Off,
             look_every: options.warn_after.min(LOOK),
             asks: AtomicBool::new(false),
-            queued: AtomicBool::new(false),
             seen: AtomicU64::new(now.as_nanos()),
             slot: Mutex::default(),
         });
@@ -117,18 +116,6 @@ impl Place {
     /// The line, for when this place is given up.
     pub(crate) fn line(&self) -> LineOf {
         LineOf { shared: self.shared.clone(), key: self.key.clone(), sight: self.sight.clone() }
-    }
-
-    /// The store has answered, and keeps its place: whoever may hold it together with this one may ask, too.
-    pub(crate) fn queued(&self, now: Mono) {
-        let Some(queue) = self.shared.queue.as_ref().filter(|_| self.waiter.mode != Mode::Exclusive) else { return };
-        if self.waiter.queued.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let mut lines = queue.lines.of(&self.key);
-        let wakers = find(&mut lines, &self.key).map(|line| line.advance(queue, now));
-        drop(lines);
-        wakers.into_iter().flatten().for_each(Waker::wake);
     }
 
     /// Whether what is granted to it may be handed on.

@@ -22,8 +22,6 @@ pub(super) struct Waiter {
     pub(super) look_every: Duration,
     /// It may ask the store. Written under the lock of its line.
     pub(super) asks: AtomicBool,
-    /// The store has answered it, and keeps its place.
-    pub(super) queued: AtomicBool,
     /// When its task last looked, or was told something.
     pub(super) seen: AtomicU64,
     pub(super) slot: Mutex<Slot>,
@@ -58,10 +56,6 @@ pub(crate) enum Told {
 impl Waiter {
     pub(super) fn asks(&self) -> bool {
         self.asks.load(Ordering::Acquire)
-    }
-
-    pub(super) fn queued(&self) -> bool {
-        self.queued.load(Ordering::Acquire)
     }
 
     pub(super) fn seen(&self) -> Mono {
