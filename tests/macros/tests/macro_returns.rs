@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::future_not_send)]
 
+use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use tasklock::{LockError, Locker, MemoryLock, synchronized};
@@ -252,8 +252,14 @@ async fn an_error_of_the_body_is_the_bodys() {
     assert_eq!(f(1).await, Err("lock"));
 }
 
-/// Counts the events of `tasklock`.
-struct Errors(Arc<AtomicUsize>);
+thread_local! {
+    /// The errors of `tasklock` on this thread, which is one test's.
+    static ERRORS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts them, for the whole process: what one thread alone listens to, another that comes to it at the same time may have
+/// switched off.
+struct Errors;
 
 impl tracing::Subscriber for Errors {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
@@ -265,7 +271,7 @@ impl tracing::Subscriber for Errors {
     fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
     fn event(&self, _: &tracing::Event<'_>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        ERRORS.set(ERRORS.get() + 1);
     }
     fn enter(&self, _: &tracing::span::Id) {}
     fn exit(&self, _: &tracing::span::Id) {}
@@ -279,11 +285,10 @@ async fn a_refusal_without_an_arrow_is_logged() {
     async fn loud(id: u8) -> Result<(), LockError> {
         Ok(())
     }
-    let errors = Arc::new(AtomicUsize::new(0));
-    let _guard = tracing::subscriber::set_default(Errors(errors.clone()));
+    tracing::subscriber::set_global_default(Errors).unwrap();
     while_free(silent(1)).await.unwrap();
     assert!(while_held("id=1", loud(1)).await.is_err());
-    assert_eq!(errors.load(Ordering::Relaxed), 0);
+    assert_eq!(ERRORS.get(), 0);
     assert!(while_held("id=1", silent(1)).await.is_err());
-    assert_eq!(errors.load(Ordering::Relaxed), 1);
+    assert_eq!(ERRORS.get(), 1);
 }
