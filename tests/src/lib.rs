@@ -2,6 +2,7 @@
 
 pub mod cancellation;
 pub mod conformance;
+pub mod line;
 pub mod load;
 pub mod local;
 pub mod pools;
