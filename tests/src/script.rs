@@ -4,13 +4,11 @@ use std::fmt;
 
 use tasklock::{
     Nonce,
-    redis::{
-        self, AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, Value, aio::MultiplexedConnection,
-    },
+    redis::{self, Client, ProtocolVersion, PushInfo, PushKind, Value, aio::MultiplexedConnection},
 };
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use crate::servers::{PATIENCE, RedisServer};
+use crate::servers::{PATIENCE, RedisServer, patient};
 
 #[path = "../../tasklock-redis/src/scripts/mod.rs"]
 mod scripts;
@@ -182,7 +180,7 @@ impl Lock {
         let client = Client::open(format!("{}/?protocol=resp3", self.server.url())).unwrap();
         assert_eq!(client.get_connection_info().redis_settings().protocol(), ProtocolVersion::RESP3);
         let (sender, pushes) = unbounded_channel();
-        let config = AsyncConnectionConfig::new().set_push_sender(sender);
+        let config = patient().set_push_sender(sender);
         let mut connection = client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
         let id = Nonce::fresh().to_string();
         connection.subscribe(format!("tasklock:1:inbox:{id}")).await.unwrap();

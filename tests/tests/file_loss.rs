@@ -13,7 +13,7 @@ use std::{
 
 use tasklock::{
     AsyncLock as _, Attempt, Claim, FencingToken, FileLock, Intent, Key, Locker, LossReason, Nonce, ReleaseOutcome,
-    Released, Renewed, StepResult,
+    Released, Renew, Renewed, StepResult,
 };
 use tasklock_tests::{
     local::{files, is_free, request, sockets},
@@ -24,7 +24,8 @@ use tasklock_tests::{
 use tokio::time::timeout;
 
 fn locker(folder: &Folder) -> Locker {
-    Locker::builder(files(folder.path())).prefix("").ttl(Duration::from_millis(300)).build().unwrap()
+    let often = Renew::Every(Duration::from_millis(50));
+    Locker::builder(files(folder.path())).prefix("").renew(often).build().unwrap()
 }
 
 #[tokio::test]

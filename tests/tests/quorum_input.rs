@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tasklock::{LockError, Locker, QuorumConfig, QuorumLock, RedisConfig, Ttl, connect, redis::Value};
-use tasklock_tests::servers::{RedisQuorum, RedisServer, RedisSettings, free_port};
+use tasklock_tests::servers::{RedisQuorum, RedisServer, RedisSettings, connection_to, free_port};
 
 #[tokio::test]
 async fn every_kind_of_address_works() {
@@ -130,11 +130,7 @@ async fn passwords() {
     }
     // One that refuses is a mistake, though the others would do.
     let _: Value = {
-        let mut connection = tasklock::redis::Client::open(nodes[0].url().replace("redis://", "redis://:hunter2@"))
-            .unwrap()
-            .get_multiplexed_async_connection()
-            .await
-            .unwrap();
+        let mut connection = connection_to(&nodes[0].url().replace("redis://", "redis://:hunter2@")).await;
         tasklock::redis::cmd("CONFIG")
             .arg("SET")
             .arg("requirepass")

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tasklock::{
     AsyncLock, Attempt, Claim, Clock, Intent, Key, Mode, Nonce, Owner, RedisConfig, RedisLock, Request, Ttl, Wake,
-    redis::{self, AsyncConnectionConfig, Client, Pipeline, Value, aio::MultiplexedConnection},
+    redis::{self, Client, Pipeline, Value, aio::MultiplexedConnection},
 };
 use tasklock_tests::{
     script::{Lock, Peer, SCRIPT, Said, TTL},
@@ -24,10 +24,7 @@ struct Sender {
 
 impl Sender {
     async fn to(lock: &Lock) -> Self {
-        // As patient as the machine is busy.
-        let patient = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
-        let client = Client::open(lock.server.url()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
+        let mut connection = lock.server.connection().await;
         let hash = redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(&mut connection).await.unwrap();
         Sender { connection, hash, owner: lock.key("owner") }
     }

@@ -8,7 +8,7 @@ use tasklock::{
 };
 use tasklock_tests::{
     eventually, logged,
-    servers::{RedisServer, RedisSettings, free_port},
+    servers::{RedisServer, RedisSettings, connection_to, free_port},
 };
 
 async fn works(lock: &Locker) {
@@ -242,8 +242,8 @@ async fn the_rights_that_the_guide_names_are_enough() {
     lock.all(["a", "b"]).unwrap().acquire().await.unwrap().release().await.unwrap();
     assert_eq!(lock.who(["a", "b"]).await.unwrap().len(), 2);
     // Nothing but locks.
-    let stray = Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
-    let refused: Result<Value, _> = redis::cmd("SET").arg("other").arg("1").query_async(&mut stray.clone()).await;
+    let mut stray = connection_to(&url).await;
+    let refused: Result<Value, _> = redis::cmd("SET").arg("other").arg("1").query_async(&mut stray).await;
     assert!(refused.is_err());
 }
 
@@ -252,7 +252,7 @@ async fn the_rights_that_the_guide_names_are_enough() {
 async fn an_own_connection_works_and_is_replaced() {
     let server = RedisServer::start();
     let client = Client::open(server.url()).unwrap();
-    let mut own = client.get_multiplexed_async_connection().await.unwrap();
+    let mut own = server.connection().await;
     let name: Value = redis::cmd("CLIENT").arg("SETNAME").arg("own").query_async(&mut own).await.unwrap();
     assert_eq!(name, Value::Okay);
     let id: i64 = redis::cmd("CLIENT").arg("ID").query_async(&mut own).await.unwrap();

@@ -14,7 +14,7 @@ use std::{
 
 use tasklock::{
     Locker, Nonce, Pool, RedisConfig, RedisLock, Renew, Ttl,
-    redis::{self, AsyncConnectionConfig, Value, aio::MultiplexedConnection},
+    redis::{self, Value, aio::MultiplexedConnection},
     testing::{Faulty, Op, poll_times, until_quiet},
 };
 use tasklock_tests::{
@@ -22,7 +22,7 @@ use tasklock_tests::{
     pools::drop_everywhere,
     processes::Worker,
     script::{Lock, POOL_SCRIPT, Peer},
-    servers::{PATIENCE, RedisServer},
+    servers::RedisServer,
     worker,
 };
 
@@ -112,10 +112,7 @@ async fn a_large_assignment_is_done_in_parts() {
     pool.assign(["before"]).await.unwrap();
     server.reset_counts().await;
     let (done, pings, seen_before) = (Arc::new(AtomicBool::new(false)), AtomicU64::new(0), AtomicU64::new(0));
-    // As patient as the machine is busy.
-    let patient = AsyncConnectionConfig::new().set_response_timeout(Some(PATIENCE));
-    let client = redis::Client::open(server.url()).unwrap();
-    let mut pinger = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
+    let mut pinger = server.connection().await;
     let ping = async {
         while !done.load(Ordering::Relaxed) {
             let _: String = redis::cmd("PING").query_async(&mut pinger).await.unwrap();

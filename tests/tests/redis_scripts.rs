@@ -1,9 +1,9 @@
 //! The script against a real server: one test for each order of events in which a simpler one goes wrong.
 
-use tasklock::redis::{self, Client, Value};
+use tasklock::redis::{self, Value};
 use tasklock_tests::{
     script::{Lock, Peer, SCRIPT, Said, TTL, said},
-    servers::RedisServer,
+    servers::{RedisServer, connection_to},
 };
 
 /// What lies in a store today is read by tomorrow's code.
@@ -431,6 +431,5 @@ async fn the_next_to_look_again_is_another_client() {
 async fn mute(lock: &mut Lock) {
     let rights = ["ACL", "SETUSER", "mute", "on", "nopass", "~*", "+@all", "resetchannels"];
     let _: Value = lock.server.ask(&rights).await;
-    let mute = Client::open(lock.server.url().replace("redis://", "redis://mute:x@")).unwrap();
-    lock.connection = mute.get_multiplexed_async_connection().await.unwrap();
+    lock.connection = connection_to(&lock.server.url().replace("redis://", "redis://mute:x@")).await;
 }

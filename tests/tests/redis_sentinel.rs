@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use tasklock::{
     LockError, Locker, RedisConfig, RedisLock, ReleaseOutcome, connect, connector,
-    redis::{AsyncConnectionConfig, Client, PushKind, Value},
+    redis::{Client, PushKind, Value},
     testing::{conformance, until_quiet},
 };
 use tasklock_tests::{
     eventually,
     load::Load,
     processes::scenarios::{self, Scene},
-    servers::{PATIENCE, RedisSentinels},
+    servers::{PATIENCE, RedisSentinels, patient},
     soon, worker,
 };
 
@@ -198,7 +198,7 @@ async fn a_replica_repeats_nothing() {
     eventually("it waits", async || here.inspect("job").await.is_ok_and(|state| state.waiters == Some(1))).await;
     let (heard, mut messages) = tokio::sync::mpsc::unbounded_channel();
     let client = Client::open(format!("{}?protocol=resp3", replica.url())).unwrap();
-    let config = AsyncConnectionConfig::new().set_push_sender(heard);
+    let config = patient().set_push_sender(heard);
     let mut left_behind = client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
     let inboxes: Vec<String> = master.ask(&["PUBSUB", "CHANNELS", "tasklock:*"]).await;
     assert_eq!(inboxes.len(), 2);

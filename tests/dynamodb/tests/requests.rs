@@ -67,7 +67,7 @@ async fn giving_up_costs_nothing() {
 async fn a_renewal_is_one_write() {
     let emulator = Emulator::start().await;
     let seen = Seen::default();
-    let builder = Locker::builder(emulator.store()).observer(seen.clone()).ttl(Duration::from_secs(3));
+    let builder = Locker::builder(emulator.store()).observer(seen.clone());
     let lock = builder.renew(Renew::Every(Duration::from_millis(100))).build().unwrap();
     let guards = [lock.acquire("a").await.unwrap(), lock.acquire("b").await.unwrap()];
     until(|| seen.count("renewed") >= 20).await;

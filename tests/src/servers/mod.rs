@@ -12,7 +12,7 @@ pub use self::{
     certificates::make_certificates,
     folder::Folder,
     quorum::RedisQuorum,
-    redis::{RedisServer, RedisSettings},
+    redis::{RedisServer, RedisSettings, connection_to, patient},
     redis_cluster::RedisCluster,
     redis_newer::{Knows, RedisOfVersion},
     redis_sentinel::RedisSentinels,

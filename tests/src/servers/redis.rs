@@ -11,9 +11,11 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use tasklock::redis::{self, Client, FromRedisValue, RedisResult, Value, aio::MultiplexedConnection};
+use tasklock::redis::{
+    self, AsyncConnectionConfig, Client, FromRedisValue, RedisResult, Value, aio::MultiplexedConnection,
+};
 
-use super::{Folder, free_port, make_certificates, spawn, until};
+use super::{Folder, PATIENCE, free_port, make_certificates, spawn, until};
 
 /// What a server is started with.
 #[derive(Clone, Debug, Default)]
@@ -168,8 +170,7 @@ impl RedisServer {
     ///
     /// If there is none to be had.
     pub async fn connection(&self) -> MultiplexedConnection {
-        let client = Client::open(self.url()).expect("an address");
-        client.get_multiplexed_async_connection().await.expect("a connection")
+        connection_to(&self.url()).await
     }
 
     /// Sends it a command.
@@ -178,19 +179,18 @@ impl RedisServer {
     ///
     /// If it is refused.
     pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
-        self.try_ask(words).await.unwrap_or_else(|e| panic!("{words:?}: {e}"))
+        let answer = command(words).query_async(&mut self.connection().await).await;
+        answer.unwrap_or_else(|e| panic!("{words:?}: {e}"))
     }
 
-    /// The same, of one that may end the connection.
+    /// The same, of one that may end the connection, or not answer in half a second.
     ///
     /// # Errors
     ///
     /// If it refuses or does not answer.
     pub async fn try_ask<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]);
         let mut connection = Client::open(self.url())?.get_multiplexed_async_connection().await?;
-        command.query_async(&mut connection).await
+        command(words).query_async(&mut connection).await
     }
 
     /// How often it has carried out each command since it started, those of scripts included.
@@ -281,4 +281,26 @@ impl Drop for RedisServer {
             let _ = child.wait();
         }
     }
+}
+
+/// A connection that waits for answers as long as a busy machine takes.
+///
+/// # Panics
+///
+/// If there is none to be had.
+pub async fn connection_to(url: &str) -> MultiplexedConnection {
+    let client = Client::open(url).expect("an address");
+    client.get_multiplexed_async_connection_with_config(&patient()).await.expect("a connection")
+}
+
+/// How to connect so.
+#[must_use]
+pub fn patient() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE))
+}
+
+fn command(words: &[&str]) -> redis::Cmd {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    command
 }
