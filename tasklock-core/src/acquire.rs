@@ -13,6 +13,7 @@ use crate::{
     handoff::Reserve,
     lease::{self, Hold},
     lock::BoxFuture,
+    nursery::Young,
     options::Options,
     queue::Place,
     retry::RetryPolicy,
@@ -44,7 +45,7 @@ enum AtOnce<'a> {
 }
 
 /// What can be done without waiting for anything; on a backend in memory, nearly always all of it.
-fn at_once<'a>(core: &CoreRef, mut key: Key, options: &'a Options) -> Result<AtOnce<'a>, LockError> {
+fn at_once<'a>(core: &CoreRef, key: Key, options: &'a Options) -> Result<AtOnce<'a>, LockError> {
     let shared = &core.shared;
     shared.check_open()?;
     let intent = if options.is_try() { Intent::Try } else { Intent::Wait };
@@ -53,13 +54,10 @@ fn at_once<'a>(core: &CoreRef, mut key: Key, options: &'a Options) -> Result<AtO
     }
     let now = shared.clock.now();
     if shared.queue.as_ref().is_none_or(|queue| queue.is_quiet(&key)) {
-        match shared.nursery.acquire(shared, key, options, now) {
-            Ok(young) => {
-                let guard = Guard::young(core.clone(), young);
-                shared.check_open()?;
-                return Ok(AtOnce::Granted(guard));
-            }
-            Err(refused) => key = refused,
+        if let Some(token) = shared.nursery.acquire(shared, &key, options, now) {
+            let guard = Guard::young(core.clone(), Young { key, token, since: now });
+            shared.check_open()?;
+            return Ok(AtOnce::Granted(guard));
         }
     }
     in_turn(core, key, options, intent, now)

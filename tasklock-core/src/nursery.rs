@@ -2,7 +2,7 @@
 //!
 //! Most locks in memory are given back microseconds after they were granted: long before they are to be renewed, and
 //! without anybody asking for their lease. Until then such a hold is no more than its record in the store, and a guard
-//! that knows its nonce. It grows up, to a [`Hold`] in the registry, when somebody asks for its lease or when it is old
+//! that knows its token. It grows up, to a [`Hold`] in the registry, when somebody asks for its lease or when it is old
 //! enough to be renewed; who comes first is decided under the store's lock of its key.
 
 use std::{
@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    Claim, FencingToken, Key, LossReason, MemoryLock, Mode, Mono, Nonce, ReleaseOutcome, Ttl, Validity,
+    Claim, FencingToken, Key, LossReason, MemoryLock, Mode, Mono, Nonce, ReleaseOutcome, Validity,
     lease::{self, Hold},
     options::Options,
     shards::lock,
@@ -29,10 +29,10 @@ pub(crate) struct Nursery {
     store: Option<MemoryLock>,
     id: NurseryId,
     options: Options,
-    /// How old a hold gets here; the earliest renewal is not due before. `None`: as old as it likes.
-    age: Option<Duration>,
+    /// How old a hold gets here, in nanoseconds; the earliest renewal is not due before.
+    age: u64,
     /// Grown up without their guards, who will ask for them.
-    grown: Mutex<HashMap<Nonce, Arc<Hold>>>,
+    grown: Mutex<HashMap<(u64, FencingToken), Arc<Hold>>>,
 }
 
 /// Tells apart the nurseries that share a store.
@@ -43,7 +43,6 @@ pub(crate) struct NurseryId(NonZeroU64);
 #[derive(Debug)]
 pub(crate) struct Young {
     pub(crate) key: Key,
-    pub(crate) nonce: Nonce,
     pub(crate) token: FencingToken,
     pub(crate) since: Mono,
 }
@@ -53,31 +52,27 @@ impl Nursery {
     pub(crate) fn new(store: Option<MemoryLock>, options: &Options) -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let id = NurseryId(NonZeroU64::MIN.saturating_add(LAST.fetch_add(1, Ordering::Relaxed)));
-        let mut nursery = Nursery { store, id, options: options.clone(), age: None, grown: Mutex::default() };
-        let earliest = Mono::from_nanos(0);
-        nursery.age = match lease::period(options.renew, options.ttl) {
-            Some(period) => Some(Duration::from_nanos(period) * 9 / 10),
-            None => (options.ttl != Ttl::Never).then(|| nursery.deadline(earliest).since(earliest)),
+        if let Some(store) = &store {
+            store.open_nursery(id, options.owner.clone(), options.ttl);
+        }
+        let age = match lease::period(options.renew, options.ttl) {
+            Some(period) => period / 10 * 9,
+            None => lease::deadline(options.ttl, Mono::from_nanos(0), Validity::Session).as_nanos(),
         };
-        nursery
+        Nursery { store, id, options: options.clone(), age, grown: Mutex::default() }
     }
 
-    /// A hold of `key` alone, if nobody holds or awaits it and these settings are those of the locker; else the key.
-    pub(crate) fn acquire(&self, shared: &Shared, key: Key, options: &Options, now: Mono) -> Result<Young, Key> {
-        let Some(store) = &self.store else { return Err(key) };
-        let same = options.ttl == self.options.ttl && options.renew == self.options.renew;
+    /// The token of a hold of `key` alone, if nobody holds or awaits it and these settings are those of the locker.
+    pub(crate) fn acquire(&self, shared: &Shared, key: &Key, options: &Options, now: Mono) -> Option<FencingToken> {
+        let (store, mine) = (self.store.as_ref()?, &self.options);
+        let same = options.ttl == mine.ttl && options.renew == mine.renew && options.owner == mine.owner;
         if !same || options.mode != Mode::Exclusive || options.bounds_its_hold() {
-            return Err(key);
+            return None;
         }
-        let mut young = Young { key, nonce: Nonce::fresh(), token: FencingToken::NONE, since: now };
-        let until = self.options.ttl.duration().map_or(Mono::NEVER, |ttl| now.after(ttl));
-        match store.take_young(&young, until, &options.owner, self.id) {
-            Some(token) => young.token = token,
-            None => return Err(young.key),
-        }
+        let token = store.take_young(key, now, self.id)?;
         shared.registry.wake_by(self.due(now));
-        shared.acquired(&young.key, young.token, Duration::ZERO);
-        Ok(young)
+        shared.acquired(key, token, Duration::ZERO);
+        Some(token)
     }
 
     /// Gives it back, unless it has grown up or is gone.
@@ -96,13 +91,13 @@ impl Nursery {
 
     /// When a hold acquired now will have to grow up.
     pub(crate) fn due(&self, since: Mono) -> Mono {
-        self.age.map_or(Mono::NEVER, |age| since.after(age))
+        Mono::from_nanos(since.as_nanos().saturating_add(self.age))
     }
 
-    fn take_grown(&self, nonce: Nonce) -> Option<Arc<Hold>> {
+    fn take_grown(&self, young: &Young) -> Option<Arc<Hold>> {
         const ROOM_KEPT: usize = 256;
         let mut grown = lock(&self.grown);
-        let hold = grown.remove(&nonce);
+        let hold = grown.remove(&young.identity());
         if grown.is_empty() && grown.capacity() > ROOM_KEPT {
             grown.shrink_to_fit();
         }
@@ -113,10 +108,25 @@ impl Nursery {
         lease::deadline(self.options.ttl, since, Validity::Session)
     }
 
-    fn hold(&self, young: &Young, shared: &Shared) -> Arc<Hold> {
-        let mut claim = Claim::for_release(young.key.clone(), young.nonce);
+    fn hold(&self, young: &Young, nonce: Nonce, shared: &Shared) -> Arc<Hold> {
+        let mut claim = Claim::for_release(young.key.clone(), nonce);
         (claim.ttl, claim.token) = (self.options.ttl, Some(young.token));
         Arc::new(Hold::new(claim, &self.options, shared.clock, young.since, self.deadline(young.since)))
+    }
+}
+
+impl Young {
+    /// No two keys of one hash have a token in common: a store counts them for both.
+    fn identity(&self) -> (u64, FencingToken) {
+        (self.key.hash64(), self.token)
+    }
+}
+
+impl Drop for Nursery {
+    fn drop(&mut self) {
+        if let Some(store) = &self.store {
+            store.close_nursery(self.id);
+        }
     }
 }
 
@@ -124,8 +134,8 @@ impl Shared {
     /// The hold of a guard that is asked for its lease.
     pub(crate) fn grow_up(self: &Arc<Self>, young: &Young) -> Arc<Hold> {
         let nursery = &self.nursery;
-        let grow = || {
-            let hold = nursery.hold(young, self);
+        let grow = |nonce| {
+            let hold = nursery.hold(young, nonce, self);
             self.register(&hold);
             hold
         };
@@ -133,11 +143,11 @@ impl Shared {
             self.catch_up(&hold);
             return hold;
         }
-        if let Some(hold) = nursery.take_grown(young.nonce) {
+        if let Some(hold) = nursery.take_grown(young) {
             return hold;
         }
         // Its record is gone from the store.
-        let hold = nursery.hold(young, self);
+        let hold = nursery.hold(young, Nonce::fresh(), self);
         self.lose(&hold, if hold.within_its_time() { LossReason::Stolen } else { LossReason::Expired });
         hold
     }
@@ -161,10 +171,10 @@ impl Shared {
 
     fn grow_up_if(&self, wanted: impl FnMut(Mono) -> bool) {
         let nursery = &self.nursery;
-        let adopt = |young: Young| {
-            let hold = nursery.hold(&young, self);
+        let adopt = |young: Young, nonce| {
+            let hold = nursery.hold(&young, nonce, self);
             self.register(&hold);
-            lock(&nursery.grown).insert(young.nonce, hold);
+            lock(&nursery.grown).insert(young.identity(), hold);
         };
         if let Some(store) = &nursery.store {
             store.grow_all(nursery.id, wanted, adopt);

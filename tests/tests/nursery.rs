@@ -117,6 +117,28 @@ async fn those_who_wait_for_it_are_let_in() {
     assert!(store.is_empty());
 }
 
+/// What others see of it is what its locker is set to, and stays so.
+#[tokio::test(start_paused = true)]
+async fn it_is_seen_as_its_lockers() {
+    let store = MemoryLock::new();
+    let of = |name: &str, ttl: Duration| Locker::builder(store.clone()).owner_name(name).ttl(ttl).build().unwrap();
+    let (here, there) = (of("here", TTL), of("there", TTL * 2));
+    let guards = [here.acquire("a").await.unwrap(), there.acquire("b").await.unwrap()];
+    let asks = other(&store);
+    let seen = async |key: &str| asks.inspect(key).await.unwrap().holder.expect("a holder");
+    let holders = [seen("a").await, seen("b").await];
+    for ((holder, guard), (name, ttl)) in holders.iter().zip(&guards).zip([("here", TTL), ("there", TTL * 2)]) {
+        assert_eq!((holder.owner.name(), holder.token), (name, Some(guard.fencing_token())));
+        assert_eq!(holder.remaining, Some(ttl));
+    }
+    // Nor does it become another when it grows up.
+    sleep(TTL * 10).await;
+    assert!(guards.iter().all(|guard| guard.is_held()));
+    assert_eq!([seen("a").await.nonce, seen("b").await.nonce], holders.map(|holder| holder.nonce));
+    drop(guards);
+    assert!(store.is_empty());
+}
+
 /// Guards ask for their leases, or leave, while the keeper takes the same holds over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keeper_and_guards_do_not_meet() {

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, mem, slice, sync::Arc, task::Waker, time::Duration};
 
-use crate::{FencingToken, Grant, Holder, Key, Mode, Mono, Nonce, Owner, Request, Ttl, Validity, nursery::NurseryId};
+use crate::{FencingToken, Grant, Holder, Mode, Mono, Nonce, Owner, Request, Ttl, Validity};
 
 use super::members::Members;
 
@@ -12,7 +12,6 @@ pub(super) const CLAIM: Duration = Duration::from_secs(1);
 const WAITER_LEASE: Duration = Duration::from_secs(30);
 
 pub(super) struct Entry {
-    pub(super) key: Key,
     pub(super) holders: Holders,
     /// How it is held: by all of them alike.
     mode: Mode,
@@ -35,8 +34,6 @@ pub(super) struct Held {
     pub(super) expires: Mono,
     /// When it last gave a sign of life.
     pub(super) heard: Mono,
-    /// In this nursery, until it grows up.
-    pub(super) young_in: Option<NurseryId>,
 }
 
 pub(super) struct Waiter {
@@ -53,14 +50,18 @@ pub(super) struct Waiter {
 
 impl Entry {
     /// A key that was free until now.
-    pub(super) fn new(key: Key, held: Held, mode: Mode) -> Self {
-        Entry { key, holders: Holders::One(held), mode, waiters: VecDeque::new(), members: None }
+    pub(super) fn new(held: Held, mode: Mode) -> Self {
+        Entry { holders: Holders::One(held), mode, ..Self::free() }
     }
 
     /// A pool that has no members yet.
-    pub(super) fn pool(key: Key) -> Self {
-        let members = Some(Box::new(Members::none()));
-        Entry { key, holders: Holders::none(), mode: Mode::Member, waiters: VecDeque::new(), members }
+    pub(super) fn pool() -> Self {
+        Entry { mode: Mode::Member, members: Some(Box::new(Members::none())), ..Self::free() }
+    }
+
+    /// A key that nobody holds or waits for.
+    pub(super) fn free() -> Self {
+        Entry { holders: Holders::none(), mode: Mode::Exclusive, waiters: VecDeque::new(), members: None }
     }
 
     /// The hold of `nonce`, if it has one and its time is not over.
@@ -85,10 +86,6 @@ impl Entry {
             members.give_back(nonce);
         }
         self.holders.remove(nonce)
-    }
-
-    pub(super) fn is_young(&self, nonce: Nonce) -> bool {
-        self.holders.as_slice().iter().any(|held| held.nonce == nonce && held.young_in.is_some())
     }
 
     pub(super) fn is_unused(&self) -> bool {
@@ -196,6 +193,11 @@ impl Holders {
         }
     }
 
+    /// That with this token.
+    pub(super) fn of(&self, token: FencingToken) -> Option<&Held> {
+        self.as_slice().iter().find(|held| held.token == token)
+    }
+
     /// Those whose time is not over.
     pub(super) fn live(&self, now: Mono) -> impl Iterator<Item = &Held> {
         self.as_slice().iter().filter(move |held| held.expires > now)
@@ -238,7 +240,11 @@ impl Holders {
 impl Held {
     pub(super) fn new(token: &mut u64, nonce: Nonce, owner: Owner, since: Mono, expires: Mono) -> Self {
         *token += 1;
-        Held { nonce, token: FencingToken::new(*token), owner, since, expires, heard: since, young_in: None }
+        Self::of(FencingToken::new(*token), nonce, owner, since, expires)
+    }
+
+    pub(super) fn of(token: FencingToken, nonce: Nonce, owner: Owner, since: Mono, expires: Mono) -> Self {
+        Held { nonce, token, owner, since, expires, heard: since }
     }
 
     pub(super) fn grant(&self) -> Grant {

@@ -2,7 +2,8 @@
 //!
 //! # Layout
 //!
-//! A sharded map from key to its holders and a FIFO queue of waiters; an entry lives while it has either. Fencing tokens
+//! A sharded map from key to its holders and a FIFO queue of waiters; an entry lives while it has either. Of a hold that
+//! is given back before anybody asks for it, which most are, there is a token and a time only. Fencing tokens
 //! come from one counter a shard, so that forgetting a key never resets it. A store's counters begin above the wall
 //! clock in microseconds and above those of every store of this process that is gone. Values beside locks are in a table
 //! of their own, each until its end.
@@ -33,7 +34,9 @@
 
 mod entry;
 mod members;
+mod slot;
 mod values;
+mod young;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -51,17 +54,17 @@ use hashbrown::{HashTable, hash_table};
 
 use crate::{
     Administer, AsyncLock, Attempt, BackendError, Busy, Capabilities, Change, Claim, Clock, Expiry, Fencing,
-    FencingToken, Health, Intent, Key, Mode, Mono, Nonce, Owner, Page, PoolChange, Pools, Powers, Released, Renewed,
-    Request, Scope, Span, State, Validity, Values, Wake, WakeBy,
+    FencingToken, Health, Intent, Key, Mode, Mono, Nonce, Page, PoolChange, Pools, Powers, Released, Renewed, Request,
+    Scope, Span, State, Validity, Values, Wake, WakeBy,
     lock::{BoxFuture, StepResult},
-    nursery::{NurseryId, Young},
     queue::give_back_room,
     shards::{Shards, lock},
     wall_micros,
 };
 
 use self::{
-    entry::{After, CLAIM, Entry, Held, Holders},
+    entry::{After, CLAIM, Entry, Held},
+    slot::{Nurseries, Slot},
     values::Table,
 };
 
@@ -79,10 +82,11 @@ struct Store {
     withdrawn: Mutex<VecDeque<(Nonce, Mono)>>,
     any_withdrawn: AtomicBool,
     values: Mutex<Table>,
+    nurseries: Nurseries,
 }
 
 struct Shard {
-    entries: HashTable<Entry>,
+    slots: HashTable<Slot>,
     /// The last token minted for a key of this shard.
     token: u64,
 }
@@ -104,10 +108,10 @@ impl MemoryLock {
     #[must_use]
     pub fn new() -> Self {
         let token = wall_micros().max(HIGHEST.load(Ordering::Relaxed));
-        let shards = Shards::new(|| Shard { entries: HashTable::new(), token });
+        let shards = Shards::new(|| Shard { slots: HashTable::new(), token });
         let (withdrawn, any_withdrawn) = (Mutex::default(), AtomicBool::new(false));
-        let (clock, values) = (OnceLock::new(), Mutex::default());
-        MemoryLock { store: Arc::new(Store { shards, clock, withdrawn, any_withdrawn, values }) }
+        let (clock, values, nurseries) = (OnceLock::new(), Mutex::default(), Nurseries::default());
+        MemoryLock { store: Arc::new(Store { shards, clock, withdrawn, any_withdrawn, values, nurseries }) }
     }
 
     /// The store of this name, shared by everyone in the process who asks for it while anyone has it.
@@ -127,7 +131,7 @@ impl MemoryLock {
     /// How many keys are held or waited for, or are pools with members.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.store.shards.iter().map(|shard| shard.entries.len()).sum()
+        self.store.shards.iter().map(|shard| shard.slots.len()).sum()
     }
 
     /// Whether no key is held or waited for, and no pool has members.
@@ -140,7 +144,7 @@ impl MemoryLock {
     #[cfg(feature = "testing")]
     #[must_use]
     pub fn room(&self) -> usize {
-        self.store.shards.iter().map(|shard| shard.entries.capacity()).sum()
+        self.store.shards.iter().map(|shard| shard.slots.capacity()).sum()
     }
 
     fn now(&self) -> Mono {
@@ -151,25 +155,25 @@ impl MemoryLock {
         // A first attempt is made right after its clock was read; if it comes late after all, its lease is the shorter.
         let now = if let Intent::Poll { .. } = request.intent { self.now() } else { request.since };
         let mut guard = self.store.shards.of(&request.key);
-        let Shard { entries, token } = &mut *guard;
+        let Shard { slots, token } = &mut *guard;
         if self.store.any_withdrawn.load(Ordering::Acquire) && self.is_withdrawn(request.nonce) {
             return Err(BackendError::fatal("this acquisition was withdrawn before"));
         }
-        let entry = entries.entry(request.key.hash64(), |e| e.key == request.key, |e| e.key.hash64());
-        let entry = match entry {
+        let slot = slots.entry(request.key.hash64(), |slot| slot.key == request.key, |slot| slot.key.hash64());
+        let entry = match slot {
             hash_table::Entry::Vacant(_) if request.mode == Mode::Member && request.intent == Intent::Try => {
                 return Ok(Attempt::Busy(Busy::default()));
             }
             hash_table::Entry::Vacant(vacant) if request.mode == Mode::Member => {
-                vacant.insert(Entry::pool(request.key.clone())).into_mut()
+                vacant.insert(Slot::of(request.key.clone(), Entry::pool())).into_mut().entry(&self.store.nurseries)
             }
             hash_table::Entry::Vacant(vacant) => {
                 let held = Held::new(token, request.nonce, request.owner.clone(), now, request.until(now));
                 let grant = held.grant();
-                vacant.insert(Entry::new(request.key.clone(), held, request.mode));
+                vacant.insert(Slot::of(request.key.clone(), Entry::new(held, request.mode)));
                 return Ok(Attempt::Granted(grant));
             }
-            hash_table::Entry::Occupied(occupied) => occupied.into_mut(),
+            hash_table::Entry::Occupied(occupied) => occupied.into_mut().entry(&self.store.nurseries),
         };
         if let Some(held) = entry.held_by(request.nonce, now) {
             // Never sooner: a first attempt that comes late must not cut what was renewed since.
@@ -189,7 +193,7 @@ impl MemoryLock {
         };
         if entry.is_unused() {
             // A pool that lost its last waiter.
-            entries.find_entry(request.key.hash64(), |e| e.key == request.key).map(|found| found.remove()).ok();
+            slots.find_entry(request.key.hash64(), |slot| slot.key == request.key).map(|found| found.remove()).ok();
         }
         drop(guard);
         after.run();
@@ -206,11 +210,11 @@ impl MemoryLock {
     }
 
     fn free_in(&self, mut shard: MutexGuard<'_, Shard>, key: &Key, nonce: Nonce) -> Released {
-        let Shard { entries, token } = &mut *shard;
-        let Ok(mut found) = entries.find_entry(key.hash64(), |e| e.key == *key) else {
+        let Shard { slots, token } = &mut *shard;
+        let Ok(mut found) = slots.find_entry(key.hash64(), |slot| slot.key == *key) else {
             return Released::NotOwner;
         };
-        let entry = found.get_mut();
+        let Some(entry) = found.get_mut().known() else { return Released::NotOwner };
         let mut left = None;
         let released = if entry.remove(nonce) {
             Released::Released
@@ -222,69 +226,12 @@ impl MemoryLock {
         let after = if entry.waiters.is_empty() { After::default() } else { entry.settle(token, None, self.now()) };
         if entry.is_unused() {
             found.remove();
-            give_back_room(entries, |e| e.key.hash64());
+            give_back_room(slots, |slot| slot.key.hash64());
         }
         drop(shard);
         drop(left);
         after.run();
         released
-    }
-
-    /// Takes a key that nobody holds or waits for, in one step less than [`attempt`](MemoryLock::attempt).
-    pub(crate) fn take_young(&self, young: &Young, until: Mono, owner: &Owner, id: NurseryId) -> Option<FencingToken> {
-        let mut guard = self.store.shards.of(&young.key);
-        let Shard { entries, token } = &mut *guard;
-        let entry = entries.entry(young.key.hash64(), |e| e.key == young.key, |e| e.key.hash64());
-        let hash_table::Entry::Vacant(vacant) = entry else { return None };
-        let mut held = Held::new(token, young.nonce, owner.clone(), young.since, until);
-        held.young_in = Some(id);
-        let token = held.token;
-        vacant.insert(Entry::new(young.key.clone(), held, Mode::Exclusive));
-        Some(token)
-    }
-
-    /// Gives a key back if its hold is young still.
-    pub(crate) fn free_young(&self, young: &Young) -> bool {
-        let mut shard = self.store.shards.of(&young.key);
-        let Shard { entries, .. } = &mut *shard;
-        let Ok(found) = entries.find_entry(young.key.hash64(), |e| e.key == young.key) else { return false };
-        if !found.get().is_young(young.nonce) {
-            return false;
-        }
-        if found.get().waiters.is_empty() {
-            found.remove();
-            give_back_room(entries, |e| e.key.hash64());
-            return true;
-        }
-        self.free_in(shard, &young.key, young.nonce) == Released::Released
-    }
-
-    /// Whether a hold is young still.
-    pub(crate) fn is_young(&self, young: &Young) -> bool {
-        let shard = self.store.shards.of(&young.key);
-        shard.entries.find(young.key.hash64(), |e| e.key == young.key).is_some_and(|e| e.is_young(young.nonce))
-    }
-
-    /// Has one hold grow up if it is young still; `grow` is called under the lock of its key.
-    pub(crate) fn grow_one<T>(&self, young: &Young, grow: impl FnOnce() -> T) -> Option<T> {
-        let mut shard = self.store.shards.of(&young.key);
-        let entry = shard.entries.find_mut(young.key.hash64(), |e| e.key == young.key)?;
-        let held = entry.holders.as_mut_slice().iter_mut().find(|held| held.nonce == young.nonce)?;
-        held.young_in.take().map(|_| grow())
-    }
-
-    /// Has those of one nursery grow up that `wanted` names; `grow` is called under the locks of their keys.
-    pub(crate) fn grow_all(&self, id: NurseryId, mut wanted: impl FnMut(Mono) -> bool, mut grow: impl FnMut(Young)) {
-        for mut shard in self.store.shards.iter() {
-            for Entry { key, holders, .. } in shard.entries.iter_mut() {
-                // Who is young holds alone.
-                let Holders::One(held) = holders else { continue };
-                if held.young_in == Some(id) && wanted(held.since) {
-                    held.young_in = None;
-                    grow(Young { key: key.clone(), nonce: held.nonce, token: held.token, since: held.since });
-                }
-            }
-        }
     }
 
     fn is_withdrawn(&self, nonce: Nonce) -> bool {
@@ -298,10 +245,9 @@ impl MemoryLock {
     fn extend(&self, claim: &Claim) -> Renewed {
         let now = self.now();
         let mut shard = self.store.shards.of(&claim.key);
-        let Shard { entries, token } = &mut *shard;
-        let Some(entry) = entries.find_mut(claim.key.hash64(), |e| e.key == claim.key) else {
-            return Renewed::NotOwner;
-        };
+        let Shard { slots, token } = &mut *shard;
+        let slot = slots.find_mut(claim.key.hash64(), |slot| slot.key == claim.key);
+        let Some(entry) = slot.and_then(Slot::known) else { return Renewed::NotOwner };
         let waiters = u32::try_from(entry.waiters.len()).unwrap_or(u32::MAX);
         let Some(held) = entry.held_by(claim.nonce, now) else { return Renewed::NotOwner };
         held.heard = now;
@@ -319,15 +265,16 @@ impl MemoryLock {
     }
 
     fn look<T>(&self, key: &Key, at: impl FnOnce(&Entry) -> T) -> Option<T> {
-        self.store.shards.of(key).entries.find(key.hash64(), |e| e.key == *key).map(at)
+        let mut shard = self.store.shards.of(key);
+        let slot = shard.slots.find_mut(key.hash64(), |slot| slot.key == *key)?;
+        Some(at(slot.entry(&self.store.nurseries)))
     }
 
     fn poll_wait(&self, request: &Request, waker: &Waker) -> Poll<Wake> {
         let now = self.now();
         let mut shard = self.store.shards.of(&request.key);
-        let Some(entry) = shard.entries.find_mut(request.key.hash64(), |e| e.key == request.key) else {
-            return Poll::Ready(Wake::Retry);
-        };
+        let slot = shard.slots.find_mut(request.key.hash64(), |slot| slot.key == request.key);
+        let Some(entry) = slot.and_then(Slot::known) else { return Poll::Ready(Wake::Retry) };
         if let Some(held) = entry.held_by(request.nonce, now) {
             (held.expires, held.heard) = (request.until(now), now);
             if let Some(grant) = entry.grant(request.nonce) {
@@ -400,13 +347,12 @@ impl AsyncLock for MemoryLock {
 
     async fn inspect(&self, key: &Key) -> StepResult<State> {
         let now = self.now();
-        let shard = self.store.shards.of(key);
-        let Some(entry) = shard.entries.find(key.hash64(), |e| e.key == *key) else {
-            return Ok(State::new(None, Some(0)));
+        let state = |entry: &Entry| {
+            let mut holders = entry.holders.live(now).map(|held| Arc::new(held.holder(now)));
+            let state = State::new(holders.next(), Some(entry.waiters.len() as u64));
+            state.shared_with(holders.collect())
         };
-        let mut holders = entry.holders.live(now).map(|held| Arc::new(held.holder(now)));
-        let state = State::new(holders.next(), Some(entry.waiters.len() as u64));
-        Ok(state.shared_with(holders.collect()))
+        Ok(self.look(key, state).unwrap_or_else(|| State::new(None, Some(0))))
     }
 
     async fn ping(&self) -> StepResult<()> {
@@ -422,12 +368,11 @@ impl Administer for MemoryLock {
     fn revoke<'a>(&'a self, key: &'a Key, seen: Option<Nonce>) -> BoxFuture<'a, StepResult<bool>> {
         Box::pin(async move {
             let now = self.now();
-            let nonces: Vec<Nonce> = {
-                let shard = self.store.shards.of(key);
-                let entry = shard.entries.find(key.hash64(), |e| e.key == *key);
-                let held = entry.into_iter().flat_map(|entry| entry.holders.live(now)).map(|held| held.nonce);
+            let nonces = |entry: &Entry| {
+                let held = entry.holders.live(now).map(|held| held.nonce);
                 held.filter(|nonce| seen.is_none_or(|seen| seen == *nonce)).collect()
             };
+            let nonces: Vec<Nonce> = self.look(key, nonces).unwrap_or_default();
             let end = |nonce| self.free(&Claim::for_release(key.clone(), nonce)) == Released::Released;
             Ok(nonces.into_iter().map(end).fold(false, |any, ended| any | ended))
         })
@@ -461,17 +406,17 @@ impl Pools for MemoryLock {
         Box::pin(async move {
             let now = self.now();
             let mut shard = self.store.shards.of(pool);
-            let Shard { entries, token } = &mut *shard;
-            let entry = entries.entry(pool.hash64(), |e| e.key == *pool, |e| e.key.hash64());
-            let mut found = entry.or_insert_with(|| Entry::pool(pool.clone()));
-            let entry = found.get_mut();
+            let Shard { slots, token } = &mut *shard;
+            let slot = slots.entry(pool.hash64(), |slot| slot.key == *pool, |slot| slot.key.hash64());
+            let mut found = slot.or_insert_with(|| Slot::of(pool.clone(), Entry::pool()));
+            let entry = found.get_mut().entry(&self.store.nurseries);
             if let Some(members) = &mut entry.members {
                 members.change(change);
             }
             let after = entry.settle(token, None, now);
             if entry.is_unused() {
                 found.remove();
-                give_back_room(entries, |e| e.key.hash64());
+                give_back_room(slots, |slot| slot.key.hash64());
             }
             drop(shard);
             after.run();
