@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tasklock::{
     AsyncLock, Attempt, Claim, Clock, Guard, Intent, Key, LockError, Locker, LossReason, Nonce, Owner, RedisConfig,
-    RedisLock, ReleaseOutcome, Released, Renewed, Request, Ttl, Wake, connect, connector,
+    RedisLock, ReleaseOutcome, Released, Renew, Renewed, Request, Ttl, Wake, connect, connector,
     redis::{self, Value},
     testing::until_quiet,
 };
@@ -363,7 +363,7 @@ async fn a_failover_without_the_last_writes() {
     for words in [&["CONFIG", "SET", "requirepass", "hunter2"][..], &["CLIENT", "KILL", "TYPE", "replica"]] {
         let _: Value = redis::cmd(words[0]).arg(&words[1..]).query_async(&mut master).await.unwrap();
     }
-    let held = here.key(&key).ttl(Duration::from_secs(60)).acquire().await.unwrap();
+    let held = here.key(&key).ttl(LONG).renew(Renew::Off).acquire().await.unwrap();
     cluster.nodes()[0].kill();
     eventually("the replica takes over", async || cluster.master_of(slot).await == MASTERS).await;
     let next = soon("nobody knows of the first", there.acquire(&key)).await.unwrap();

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 /// Longer than anything here takes, and much less than what would pass if a fault cost a whole ttl.
 const PATIENCE: Duration = Duration::from_secs(40);
 const LONG: Duration = Duration::from_secs(600);
+const OFTEN: Renew = Renew::Every(Duration::from_millis(100));
 
 async fn client(server: &RedisServer) -> RedisLock {
     RedisConfig::from_url(&server.url()).unwrap().connect().await.unwrap()
@@ -107,7 +108,7 @@ async fn a_restart_without_its_data_ends_the_hold() {
 async fn a_body_is_cancelled_with_its_lock() {
     let server = RedisServer::start();
     let lock = locker(&server).await;
-    let handle = lock.key("job").ttl(Duration::from_secs(2));
+    let handle = lock.key("job").renew(OFTEN);
     let body = tokio::spawn(async move { handle.synchronized(std::future::pending::<()>()).await });
     eventually("it runs", async || !lock.inspect("job").await.unwrap().is_free()).await;
     let _: Value = server.ask(&["FLUSHALL"]).await;
@@ -120,7 +121,7 @@ async fn a_body_is_cancelled_with_its_lock() {
 async fn an_outage_is_told_and_passes() {
     let server = RedisServer::start();
     let lock = connect(server.url()).await.unwrap();
-    let held = lock.key("held").ttl(Duration::from_secs(1)).acquire().await.unwrap();
+    let held = lock.key("held").ttl(Duration::from_secs(3)).renew(OFTEN).acquire().await.unwrap();
     server.stop();
     let error = soon("a try ends", lock.try_acquire("job")).await.unwrap_err();
     assert!(error.is_retryable() && !error.is_contended(), "{error}");

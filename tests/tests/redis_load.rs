@@ -9,7 +9,7 @@ use std::{
 };
 
 use tasklock::{Guard, Locker, Stats, testing::until_quiet};
-use tasklock_tests::servers::RedisServer;
+use tasklock_tests::servers::{PATIENCE, RedisServer};
 use tokio::task::JoinSet;
 
 const LEASES: usize = 100_000;
@@ -21,7 +21,8 @@ const TASKS: usize = 64;
 async fn a_hundred_thousand_leases() {
     let server = RedisServer::start();
     // On a busy machine, too.
-    let lock = tasklock::connect(&format!("{}?timeout=30s", server.url())).await.unwrap();
+    let connector = tasklock::connector(&format!("{}?timeout=30s", server.url())).await.unwrap();
+    let lock = connector.patience(PATIENCE).build().unwrap();
     let guards = acquire_all(&lock).await;
     assert!(guards.iter().all(Guard::is_held));
     drop(guards);

@@ -19,8 +19,13 @@ pub(super) async fn add(
 ) -> Result<(), Failure> {
     while !*ending.borrow() {
         let guard = tokio::select! {
-            guard = lock.acquire(key.as_str()) => guard?,
+            guard = lock.acquire(key.as_str()) => guard,
             _ = ending.changed() => break,
+        };
+        let guard = match guard {
+            // Too much is down just now.
+            Err(error) if error.is_retryable() => continue,
+            guard => guard?,
         };
         let (fenced, open) = account.read(guard.fencing_token()).await?;
         account.write(guard.fencing_token(), fenced + 1, open + 1).await?;

@@ -19,18 +19,21 @@ pub use self::{
 };
 
 use std::{
+    collections::BTreeSet,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     iter,
     net::TcpListener,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 /// Longer than anything takes that a test waits for; reaching it is a failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A port that nobody listens on.
+/// A port that nobody listens on, and that nobody else in this process is given: a server that is down would find another
+/// in its place.
 ///
 /// # Panics
 ///
@@ -39,7 +42,10 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub fn free_port() -> u16 {
     // Below those that the system gives to outgoing connections: one of them may be taken before a server binds it.
     let candidate = || 10_000 + u16::try_from(RandomState::new().build_hasher().finish() % 22_000).unwrap_or(0);
-    iter::repeat_with(candidate).find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a port")
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok() && given.insert(*port);
+    iter::repeat_with(candidate).find(is_free).expect("a port")
 }
 
 /// Starts a program; one that is missing fails with the name of its package.
