@@ -43,7 +43,7 @@ const LONGEST: Duration = Duration::from_millis(10);
 /// To how many it hands on once others wait.
 const MOST: usize = 64;
 /// How many tokens are reserved at a time, if as many were used up before.
-const WIDEST: u32 = 1024;
+const WIDEST: u32 = 4096;
 
 /// A hold at the store, between two tasks of this process.
 pub(crate) struct Tenure {
@@ -163,12 +163,13 @@ impl Tenure {
 /// A tenure on its way from one task to the next. Dropped, it is given back to the store.
 pub(crate) struct Baton {
     shared: Arc<Shared>,
-    tenure: Option<Tenure>,
+    /// In a box: on its way it is moved often.
+    tenure: Option<Box<Tenure>>,
 }
 
 impl Baton {
     pub(crate) fn tenure(&self) -> Option<&Tenure> {
-        self.tenure.as_ref()
+        self.tenure.as_deref()
     }
 
     /// The next hold of this tenure, for a task with these options; none if its time is over.
@@ -294,7 +295,7 @@ impl Shared {
             self.leave_line(&hold.claim.key, hold.claim.nonce);
             return None;
         };
-        match self.next_in_line(Baton { shared: self.clone(), tenure: Some(tenure) }) {
+        match self.next_in_line(Baton { shared: self.clone(), tenure: Some(Box::new(tenure)) }) {
             Next::Handed(waker) => {
                 waker.into_iter().for_each(Waker::wake);
                 Some(GivenBack::Now(self.released(hold, Released::Released)))

@@ -276,14 +276,23 @@ pub(crate) fn check_name(name: &str) -> Result<(), InvalidKey> {
     if name.len() > MAX_NAME {
         return Err(InvalidKey::TooLong { name: excerpt(name), len: name.len(), max: MAX_NAME });
     }
-    // C1 controls begin with 0xC2 in UTF-8: without that byte or an ASCII control there is nothing to find. No early
-    // exit, so that the compiler looks at many bytes at once.
-    if name.bytes().fold(false, |found, b| found | (b < 0x20) | (b == 0x7F) | (b == 0xC2)) {
+    if may_have_controls(name.as_bytes()) {
         if let Some((at, found)) = name.char_indices().find(|(_, c)| c.is_control()) {
             return Err(InvalidKey::Control { name: excerpt(name), found, at });
         }
     }
     Ok(())
+}
+
+/// C1 controls begin with 0xC2 in UTF-8: without that byte or an ASCII control there is nothing to find. In blocks and
+/// without an early exit, so that the compiler looks at all bytes of a block at once.
+fn may_have_controls(name: &[u8]) -> bool {
+    const BLOCK: usize = 16;
+    let odd = |block: &[u8]| block.iter().fold(false, |odd, b| odd | (*b < 0x20) | (*b == 0x7F) | (*b == 0xC2));
+    let blocks = name.chunks_exact(BLOCK);
+    let mut last = [b' '; BLOCK];
+    last[..blocks.remainder().len()].copy_from_slice(blocks.remainder());
+    blocks.fold(odd(&last), |any, block| any | odd(block))
 }
 
 /// The beginning of a rejected value, quoted and escaped for a message.
@@ -305,7 +314,14 @@ mod tests {
         let long = Key::new("x".repeat(513)).unwrap_err();
         assert!(long.to_string().contains("513") && long.to_string().contains("512"), "{long}");
         for hostile in ["a\nb", "a\0", "\u{7f}", "caf\u{85}"] {
-            assert!(matches!(Key::new(hostile), Err(InvalidKey::Control { .. })), "{hostile:?}");
+            for before in 0..40 {
+                let name = "é".repeat(before) + hostile + &"x".repeat(40 - before);
+                let at = before * 2 + hostile.find(char::is_control).unwrap();
+                assert!(
+                    matches!(Key::new(&name), Err(InvalidKey::Control { at: found, .. }) if found == at),
+                    "{name:?}"
+                );
+            }
         }
         for odd in ["../../etc/passwd", "{slot}", "a*b?[c]", "ключ", "a b", "日本語"] {
             assert_eq!(Key::new(odd).unwrap().as_str(), odd);

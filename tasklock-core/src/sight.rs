@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{BackendError, Holder, Key, LockError, Mono, shards::lock};
+use crate::{BackendError, Clock, Holder, Key, LockError, Mono, shards::lock};
 
 /// Shared by a line. Whoever asks writes to it; whoever gives up, in front or behind, is told what it says: a holder is
 /// contention, a store that fails is not.
@@ -67,9 +67,10 @@ impl Sight {
 
     /// How the store fails, if those before have asked it in vain for all the patience of one who has waited since
     /// `started`, and have just done so again.
-    pub(crate) fn out_of_patience(&self, started: Mono, patience: Duration, now: Mono) -> Option<BackendError> {
+    pub(crate) fn out_of_patience(&self, started: Mono, patience: Duration, clock: Clock) -> Option<BackendError> {
         let seen = self.seen();
         let outage = seen.outage.as_ref()?;
+        let now = clock.now();
         let over = now.since(outage.since.max(started)) >= patience && now.since(outage.last) < FRESH;
         over.then(|| outage.error.clone())
     }

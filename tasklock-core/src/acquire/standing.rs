@@ -103,8 +103,8 @@ impl Standing {
 
     /// Those before ask for this one, too, and what they go through is its patience as well.
     fn check_patience(&self, options: &Options) -> Result<(), LockError> {
-        let now = self.core.shared.clock.now();
-        match self.place.sight().out_of_patience(self.started, options.patience, now) {
+        let clock = self.core.shared.clock;
+        match self.place.sight().out_of_patience(self.started, options.patience, clock) {
             Some(error) => Err(error.into()),
             None => Ok(()),
         }
