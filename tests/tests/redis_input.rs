@@ -5,6 +5,7 @@ use std::{env, process::Command, time::Duration};
 use tasklock::{
     LockError, Locker, RedisConfig, RedisLock, Ttl, When, connect, connector, from_env,
     redis::{self, Client, Value},
+    testing::until_quiet,
 };
 use tasklock_tests::{
     eventually, logged,
@@ -164,6 +165,23 @@ async fn keys_that_are_something_else() {
         assert!(lock.acquire(part).await.is_err(), "it does not wait for ever");
     }
     assert!(lock.acquire("leases").await.is_err());
+    // What only those need who wait, or share it.
+    let other = connect(server.url()).await.unwrap();
+    for (part, shared) in [("queue", false), ("names", false), ("holders", true), ("records", true)] {
+        let at = format!("{{tasklock:{part}}}:1:{part}");
+        let key = if shared { lock.key(part).shared() } else { lock.key(part) };
+        let held = key.acquire().await.unwrap();
+        let _: Value = server.ask(&["DEL", &at]).await;
+        let _: Value = server.ask(&["LPUSH", &at, "x"]).await;
+        let error = other.key(part).wait(Duration::from_secs(30)).acquire().await.unwrap_err();
+        assert!(matches!(error, LockError::Backend(_)) && !error.is_retryable(), "{part}: {error:?}");
+        let _: Value = server.ask(&["DEL", &at]).await;
+        drop(held);
+        until_quiet(&lock).await;
+        until_quiet(&other).await;
+        let left: Vec<_> = server.keys().await.into_iter().filter(|(name, _)| name.contains(part)).collect();
+        assert!(left.iter().all(|(_, ttl)| *ttl > 0), "{left:?}");
+    }
     works(&lock).await;
     // A text that is no record is held by nobody known; it is not taken over, and can be broken.
     let _: Value = server.ask(&["SET", "{tasklock:text}:1:owner", "something"]).await;
@@ -306,17 +324,40 @@ async fn a_node_of_a_cluster_is_no_single_server() {
     works(&connect(there.url()).await.unwrap()).await;
 }
 
+/// What is logged while a password is no longer taken does not show it.
+#[tokio::test]
+async fn no_secret_is_logged() {
+    let arguments = ["--requirepass", "hunter2"].map(str::to_owned).to_vec();
+    let server = RedisServer::with(RedisSettings { arguments, ..RedisSettings::default() });
+    let (seen, _gathering) = logged();
+    let lock = connect(server.url().replace("redis://", "redis://:hunter2@")).await.unwrap();
+    works(&lock).await;
+    let mut own = connection_to(&server.url().replace("redis://", "redis://:hunter2@")).await;
+    for words in [
+        &["CONFIG", "SET", "requirepass", "other"][..],
+        &["CLIENT", "KILL", "TYPE", "normal"],
+        &["CLIENT", "KILL", "TYPE", "pubsub"],
+    ] {
+        let _: Value = redis::cmd(words[0]).arg(&words[1..]).query_async(&mut own).await.unwrap();
+    }
+    eventually("it is refused", async || lock.try_acquire("job").await.is_err()).await;
+    eventually("it is told", async || seen.count("connect") > 0).await;
+    assert_eq!(seen.count("hunter2"), 0, "{:?}", seen.lines());
+}
+
 /// Runs itself again, with the environment set.
 #[test]
 fn the_environment_names_a_server() {
     if env::var_os("TASKLOCK_TESTS_CHILD").is_some() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (seen, _gathering) = logged();
         runtime.block_on(async {
             let lock = from_env().await.unwrap();
             let held = lock.acquire("job").await.unwrap();
             assert!(held.remaining() > Duration::from_secs(50) && held.remaining() <= Duration::from_secs(60));
             let error = lock.acquire("job").await.unwrap_err();
             assert!(matches!(error, LockError::Timeout { .. }), "{error}");
+            assert!(seen.count("Acquired {") > 0, "IS_DEBUG changes nothing: {:?}", seen.lines());
         });
         return;
     }

@@ -35,19 +35,22 @@ local function drop_dead()
 end
 
 -- With what it wants, for those who pass that on. Tickets follow the clock, so that nobody who comes later is before one
--- that stands aside. Whoever did so and asks is there again, in its place.
+-- that stands aside. Whoever did so and asks is there again, in its place. A key that is something else ends the call where
+-- it stands: none that was written before is left without an end.
 local function enqueue(wish)
   local ticket = call('ZSCORE', queue, me)
   local entered = not ticket
+  if entered then call('HSET', names, me, wish) end
+  call('PEXPIRE', names, WAITING)
   if entered then
     local last = tonumber(call('ZREVRANGE', queue, 0, 0, 'WITHSCORES')[2]) or 0
     call('ZADD', queue, math.max(last + 1, us), me)
-    call('HSET', names, me, wish)
   elseif tonumber(ticket) < 0 then
     call('ZADD', queue, ticket + ASIDE, me)
   end
+  call('PEXPIRE', queue, WAITING)
   call('ZADD', leases, ms + (entered and what == 'wait' and LEASE or LEASE - CLAIM), me)
-  for _, key in ipairs({ queue, leases, names }) do call('PEXPIRE', key, WAITING) end
+  call('PEXPIRE', leases, WAITING)
 end
 
 -- How many stand before the caller, but for those aside; -1 if it does not wait.
