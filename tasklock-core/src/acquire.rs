@@ -56,6 +56,7 @@ fn at_once<'a>(core: &CoreRef, key: Key, options: &'a Options) -> Result<AtOnce<
     if shared.queue.as_ref().is_none_or(|queue| queue.is_quiet(&key)) {
         if let Some(token) = shared.nursery.acquire(shared, &key, options, now) {
             let guard = Guard::young(core.clone(), Young { key, token, since: now });
+            shared.acquired(guard.key(), token, Duration::ZERO);
             shared.check_open()?;
             return Ok(AtOnce::Granted(guard));
         }

@@ -43,7 +43,7 @@ const LONGEST: Duration = Duration::from_millis(10);
 /// To how many it hands on once others wait.
 const MOST: usize = 64;
 /// How many tokens are reserved at a time, if as many were used up before.
-const WIDEST: u32 = 4096;
+const WIDEST: u32 = 1024;
 
 /// A hold at the store, between two tasks of this process.
 pub(crate) struct Tenure {
@@ -126,12 +126,13 @@ impl Tenure {
 
     /// How many tokens to reserve next, for so many who wait.
     fn width(&self, waiting: usize) -> u32 {
-        let used_up = self.token.get() >= self.reserve.last;
-        match self.reserve.width {
-            0 => u32::try_from(waiting.clamp(1, MOST)).unwrap_or(1),
-            width if used_up => (width * 2).min(WIDEST),
-            width => width,
+        let width = self.reserve.width;
+        if width == 0 {
+            return u32::try_from(waiting.clamp(1, MOST)).unwrap_or(1);
         }
+        let left = u32::try_from(self.reserve.last.saturating_sub(self.token.get())).unwrap_or(width);
+        // Not many more than are used: a store whose tokens outran its clock could not begin above them again.
+        (width.saturating_sub(left) * 2).clamp(1, WIDEST)
     }
 
     /// Renewed until `deadline`, by a call sent at `sent`, with these tokens.

@@ -1,7 +1,7 @@
 //! Holds in memory that nobody has looked at yet.
 //!
 //! Most locks in memory are given back microseconds after they were granted: long before they are to be renewed, and
-//! without anybody asking for their lease. Until then such a hold is no more than its record in the store, and a guard
+//! without anybody asking for their lease. Until then such a hold is no more than a token and a time in the store, and a guard
 //! that knows its token. It grows up, to a [`Hold`] in the registry, when somebody asks for its lease or when it is old
 //! enough to be renewed; who comes first is decided under the store's lock of its key.
 
@@ -12,7 +12,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use crate::{
@@ -71,7 +70,6 @@ impl Nursery {
         }
         let token = store.take_young(key, now, self.id)?;
         shared.registry.wake_by(self.due(now));
-        shared.acquired(key, token, Duration::ZERO);
         Some(token)
     }
 

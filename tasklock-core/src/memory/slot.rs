@@ -10,7 +10,7 @@ pub(super) struct Slot {
     pub(super) key: Key,
     /// The hold that has not grown up; its record below may be over by now, or not be made yet.
     young: Option<Cradle>,
-    /// Made when somebody else asks.
+    /// Made by whoever asks first.
     entry: Option<Box<Entry>>,
 }
 
@@ -53,8 +53,13 @@ impl Slot {
     }
 
     /// What is young in this nursery: its token, and since when.
-    pub(super) fn young_in(&self, nursery: NurseryId) -> Option<(FencingToken, Mono)> {
-        let young = self.young.filter(|young| young.nursery == nursery && self.is_young(young.token))?;
+    pub(super) fn young_in(&mut self, nursery: NurseryId) -> Option<(FencingToken, Mono)> {
+        let young = self.young.filter(|young| young.nursery == nursery)?;
+        if !self.is_young(young.token) {
+            // Many may hold the key by now: they are not looked through again.
+            self.young = None;
+            return None;
+        }
         Some((young.token, young.since))
     }
 
@@ -80,9 +85,10 @@ impl Nurseries {
     fn entry_of(&self, young: Cradle) -> Entry {
         let nurseries = lock(&self.0);
         let nursery = nurseries.iter().find(|(id, ..)| *id == young.nursery);
-        // It is open as long as it has any.
-        let (owner, ttl) = nursery.map_or((Owner::this_process(), Ttl::Never), |(_, owner, ttl)| (owner.clone(), *ttl));
-        let until = ttl.duration().map_or(Mono::NEVER, |ttl| young.since.after(ttl));
+        let until = |ttl: Ttl| ttl.duration().map_or(Mono::NEVER, |ttl| young.since.after(ttl));
+        // A nursery is open as long as it has any. Should one be left of another, its time is over.
+        let (owner, until) =
+            nursery.map_or((Owner::this_process(), young.since), |(_, owner, ttl)| (owner.clone(), until(*ttl)));
         Entry::new(Held::of(young.token, Nonce::fresh(), owner, young.since, until), Mode::Exclusive)
     }
 }
