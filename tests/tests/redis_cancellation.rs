@@ -19,6 +19,7 @@ async fn backend(url: &str) -> RedisLock {
 async fn drop_everywhere_in_redis(on: Op, want: fn(KeyLock) -> KeyLock) {
     let server = RedisServer::start();
     drop_everywhere_at(&server.url(), on, want).await;
+    server.has_only_fences().await;
     // Each client had one inbox, and it went with the client.
     let nobody_listens = async || server.ask::<Vec<String>>(&["PUBSUB", "CHANNELS"]).await.is_empty();
     eventually("no inbox is left", nobody_listens).await;

@@ -1,7 +1,7 @@
 //! Servers that end, stop, forget and change sides; clients that die and hang. Whatever happens, everybody comes to a
 //! defined end, and tokens never go back.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tasklock::{
     AsyncLock, Attempt, Claim, Clock, Event, Guard, Intent, Key, LockError, Locker, LossReason, Nonce, Owner,
@@ -219,6 +219,7 @@ async fn a_server_that_becomes_a_replica() {
     let (master, server) = (RedisServer::start(), RedisServer::start());
     let lock = locker(&server).await;
     lock.acquire("job").await.unwrap().release().await.unwrap();
+    let before = clients(&server).await;
     let port = master.port().to_string();
     let _: Value = server.ask(&["REPLICAOF", "127.0.0.1", &port]).await;
     let error = soon("a try ends", lock.try_acquire("job")).await.unwrap_err();
@@ -229,6 +230,31 @@ async fn a_server_that_becomes_a_replica() {
     });
     let _: Value = server.ask(&["REPLICAOF", "NO", "ONE"]).await;
     assert!(got(waiter).await.is_held());
+    assert!(
+        clients(&server).await.is_disjoint(&before),
+        "who is told so connects anew: the name may mean another by now"
+    );
+}
+
+/// One connection for calls, and one to be told by; however many wait.
+#[tokio::test]
+async fn two_connections_are_enough() {
+    let server = RedisServer::start();
+    let lock = locker(&server).await;
+    let held = lock.acquire("job").await.unwrap();
+    let mut waiters = Vec::new();
+    for ahead in 0..8 {
+        waiters.push(waiting(&lock, &lock, ahead).await);
+    }
+    assert_eq!(clients(&server).await.len(), 2);
+    drop((held, waiters));
+}
+
+/// By their ids, which are never given again.
+async fn clients(server: &RedisServer) -> HashSet<String> {
+    let list: String = server.ask(&["CLIENT", "LIST"]).await;
+    let others = list.lines().filter(|client| !client.contains("cmd=client"));
+    others.filter_map(|client| client.split(' ').next().map(str::to_owned)).collect()
 }
 
 /// A client that is gone holds nobody up.

@@ -52,6 +52,57 @@ async fn an_uncontended_lock_is_two_calls() {
     assert_eq!(work(&server).await, counts(&expected));
 }
 
+/// Nothing is kept of those who gave up, nor of those who had it.
+#[tokio::test]
+async fn who_is_done_is_forgotten() {
+    let server = RedisServer::start();
+    let (here, there) = (client(&server).await, client(&server).await);
+    let held = request("job", Intent::Try);
+    assert!(matches!(here.try_acquire(&held).await, Ok(Attempt::Granted(_))));
+    let waiters: Vec<Request> = (0..10).map(|_| request("job", Intent::Wait)).collect();
+    for waiter in &waiters {
+        assert!(matches!(there.try_acquire(waiter).await, Ok(Attempt::Busy(_))));
+    }
+    assert!(format!("{there:?}").contains("waiters: 10"), "{there:?}");
+    let (last, others) = waiters.split_last().unwrap();
+    for waiter in others {
+        assert!(matches!(there.release(&Claim::of(waiter)).await, Ok(Released::NotOwner)));
+    }
+    assert!(format!("{there:?}").contains("waiters: 1,"), "{there:?}");
+    here.release(&Claim::of(&held)).await.unwrap();
+    assert!(matches!(there.wait(last).await, Ok(Wake::Granted(_))));
+    assert!(matches!(there.release(&Claim::of(last)).await, Ok(Released::Released)));
+    assert!(format!("{there:?}").contains("waiters: 0"), "{there:?}");
+    assert!(format!("{here:?}").contains("waiters: 0"), "{here:?}");
+}
+
+/// Processes that wait look at what they wait for once in ten seconds or so, and ask nothing else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lockers_wait_without_polling() {
+    const LOCKERS: u64 = 16;
+    let server = RedisServer::start();
+    let holder = connect(server.url()).await.unwrap();
+    let held = holder.key("job").ttl(Duration::from_secs(600)).acquire().await.unwrap();
+    let mut waits = JoinSet::new();
+    for _ in 0..LOCKERS {
+        let lock = connect(server.url()).await.unwrap();
+        waits.spawn(async move { lock.acquire("job").await.unwrap().release().await });
+    }
+    eventually("all wait", async || holder.inspect("job").await.unwrap().waiters == Some(LOCKERS)).await;
+    let asked = async |what: &str| server.counts().await.get(what).copied().unwrap_or(0);
+    // The first look comes after a second.
+    eventually("each has looked", async || asked("evalsha").await >= 2 * LOCKERS).await;
+    server.reset_counts().await;
+    eventually("each has looked again", async || asked("evalsha").await >= LOCKERS).await;
+    // Less often than whether its connections live, whatever time that took.
+    let (looks, beats) = (asked("evalsha").await, asked("ping").await);
+    assert!(looks <= beats, "{looks} looks in the time of {beats} beats of two connections each");
+    held.release().await.unwrap();
+    while let Some(done) = waits.join_next().await {
+        done.unwrap().unwrap();
+    }
+}
+
 /// The same for a reader, alone and beside another.
 #[tokio::test]
 async fn a_reader_is_two_calls() {

@@ -193,6 +193,24 @@ impl RedisServer {
         command(words).query_async(&mut connection).await
     }
 
+    /// Looks whether nothing of ours is there but fence counters, nonces that are withdrawn and who had which member of a
+    /// pool, and all of that ends.
+    ///
+    /// # Panics
+    ///
+    /// If there is more.
+    pub async fn has_only_fences(&self) {
+        for (key, ttl) in self.keys().await {
+            assert!(ttl > 0, "{key} never ends");
+            let known = ["fence", "leases"].iter().any(|end| key.ends_with(end)) || key.contains(":1:pool:had:");
+            assert!(known, "{key} is left");
+            if key.ends_with(":leases") {
+                let members: Vec<String> = self.ask(&["ZRANGE", &key, "0", "-1"]).await;
+                assert!(members.iter().all(|member| member.starts_with('x')), "{key}: {members:?}");
+            }
+        }
+    }
+
     /// How often it has carried out each command since it started, those of scripts included.
     ///
     /// # Panics

@@ -44,8 +44,7 @@ impl RedisCluster {
             (RedisServer::with(RedisSettings { arguments, ..RedisSettings::default() }), bus)
         };
         let started: Vec<_> = (0..MASTERS * 2).map(start).collect();
-        let first = started[0].0.port().to_string();
-        let first_bus = started[0].1.clone();
+        let addresses: Vec<_> = started.iter().map(|(node, bus)| (node.port().to_string(), bus.clone())).collect();
         let cluster = RedisCluster { nodes: started.into_iter().map(|(node, _)| node).collect() };
         for (i, node) in cluster.nodes.iter().enumerate() {
             let _: Value = node.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(i + 1).to_string()]).await;
@@ -59,8 +58,8 @@ impl RedisCluster {
                 let nodes: String = node.ask(&["CLUSTER", "NODES"]).await;
                 let met = nodes.lines().count() == MASTERS * 2 && !nodes.contains("handshake");
                 // Again and again: whom a busy machine keeps from answering soon is forgotten.
-                if !met && i > 0 {
-                    let _: Value = node.ask(&["CLUSTER", "MEET", "127.0.0.1", &first, &first_bus]).await;
+                for (port, bus) in addresses.iter().filter(|(port, _)| !met && *port != node.port().to_string()) {
+                    let _: Value = node.ask(&["CLUSTER", "MEET", "127.0.0.1", port, bus]).await;
                 }
                 met
             })
