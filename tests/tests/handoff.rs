@@ -55,6 +55,28 @@ async fn strict_order_asks_each_time() {
     assert!(store.is_empty());
 }
 
+/// Tasks that do not renew have the store asked at every hand-over, and use one token of what is reserved there.
+#[tokio::test(start_paused = true)]
+async fn tokens_do_not_run_ahead_of_those_who_use_them() {
+    let (lock, _, _) = faulty();
+    let (mut tasks, taken) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+    let first = lock.acquire("job").await.unwrap().fencing_token().get();
+    crowd(&mut tasks, &lock, &Arc::default(), 64, 20);
+    for _ in 0..64 {
+        let (key, taken) = (lock.key("job").renew(Renew::Off), taken.clone());
+        tasks.spawn(async move {
+            for _ in 0..20 {
+                key.acquire().await.unwrap().release().await.unwrap();
+                taken.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    tasks.join_all().await;
+    let used = 64 * 20 + taken.load(Ordering::Relaxed) as u64;
+    let minted = lock.acquire("job").await.unwrap().fencing_token().get() - first;
+    assert!(minted <= 4 * used, "{minted} tokens for {used} holds");
+}
+
 /// On more than one thread, and among more than one process.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn tokens_rise_across_tasks_and_processes() {
