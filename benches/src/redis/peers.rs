@@ -10,7 +10,10 @@ use distributed_lock_redis::RedisLockProvider;
 use rslock::LockManager;
 use tasklock::{
     BoxFuture, Fairness, Locker, Nonce, ReleaseMode,
-    redis::{self, Client, IntoConnectionInfo as _, Script, aio::MultiplexedConnection, io::tcp::TcpSettings},
+    redis::{
+        self, AsyncConnectionConfig, Client, IntoConnectionInfo as _, Script, aio::MultiplexedConnection,
+        io::tcp::TcpSettings,
+    },
 };
 use tokio::time::sleep;
 
@@ -282,8 +285,11 @@ fn client(url: &str) -> Result<Client, Failure> {
     Ok(Client::open(url.into_connection_info()?.set_tcp_settings(TcpSettings::default().set_nodelay(true)))?)
 }
 
+/// One that waits for a slow machine: the crate gives up after half a second.
 async fn connection(url: &str) -> Result<MultiplexedConnection, Failure> {
-    Ok(client(url)?.get_multiplexed_async_connection().await?)
+    const PATIENCE: Option<Duration> = Some(Duration::from_secs(60));
+    let config = AsyncConnectionConfig::new().set_connection_timeout(PATIENCE).set_response_timeout(PATIENCE);
+    Ok(client(url)?.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
 fn now() -> u64 {
