@@ -97,7 +97,7 @@ pub enum ReleaseMode {
 #[non_exhaustive]
 pub enum Fairness {
     /// A process that has the lock hands it from task to task without asking the store, each with a token of its own,
-    /// and gives it up once others wait: after 64 hand-overs at most, and after 10 ms with what then runs under it. The
+    /// and gives it up once others wait: after 10 ms, with what then runs under it, and 64 hand-overs more at most. The
     /// default, on backends that can ([`Capabilities::spans`](crate::Capabilities::spans)): on a busy key it is many
     /// times faster, and an acquisition costs the store next to nothing.
     #[default]

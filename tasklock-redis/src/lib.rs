@@ -70,7 +70,7 @@
 //! One call to acquire, one to release, one for up to 64 renewals; one to take up to 64 locks at once, three at most
 //! to give them back. An acquisition that waited costs one request more, the confirmation of its claim, if it holds for longer than a
 //! third of a second, and one if it waits for longer than a second. Acquisitions that follow each other in one process
-//! cost a renewal for 64 to 1024 of them, or for 10 ms. The hand-over between processes is one call and one push, or two
+//! cost a renewal for up to 1024 of them, or for 10 ms. The hand-over between processes is one call and one push, or two
 //! if the next one has waited for so long. A waiter asks every ten seconds; while a writer waits for readers, it and the one
 //! behind it some times more. A call that meets a long line does about a thousand commands at most, some milliseconds; to let in
 //! 20,000 readers is 313 calls. A `PING` on each of two connections every five seconds.

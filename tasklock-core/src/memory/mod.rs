@@ -25,7 +25,8 @@
 //!
 //! # Cost
 //!
-//! One lock of one shard for each step; no task, no timer, no allocation beyond the key's entry.
+//! One lock of one shard for each step; no task, no timer, no allocation beyond the key's entry. Who asks first for a hold
+//! that nobody has looked at yet takes one lock more, and allocates that entry.
 //!
 //! # Failure modes
 //!
