@@ -59,10 +59,22 @@ fn every_page_with_code_is_a_test() {
 fn check(document: &str) -> usize {
     let text = read(document);
     let named = tests_named(&text).inspect(|(file, test)| {
-        let found = sources(file).iter().any(|code| *test == "*" || code.contains(&format!("fn {test}(")));
+        let found = sources(file).iter().any(|code| *test == "*" || has_test(file, code, test));
         assert!(found, "{document}: there is no {file}::{test}");
     });
     named.count()
+}
+
+/// Whether this code has the function, as a test; a case of the suite is one if the suite runs it.
+fn has_test(file: &str, code: &str, test: &str) -> bool {
+    if file == "suite" {
+        let listed = |line: &str| line.trim() == test;
+        return code.split_once("run! {").is_some_and(|(_, cases)| cases.lines().any(listed));
+    }
+    let Some((before, _)) = code.split_once(&format!("fn {test}(")) else { return false };
+    let Some((before, _)) = before.rsplit_once('\n') else { return false };
+    let attributes = before.lines().rev().take_while(|line| !matches!(line.trim(), "" | "}"));
+    attributes.filter(|line| line.trim().starts_with("#[")).any(|attribute| attribute.contains("test"))
 }
 
 /// Tests are named as `file::function`.

@@ -1,12 +1,17 @@
-//! The example `quickstart` on what needs no server.
+//! Examples on what needs no server.
 
-mod quickstart;
+mod run;
 
 use std::{env, fs, process};
 
 #[test]
 fn quickstart_in_memory() {
-    quickstart::shows_the_same("memory:", "memory");
+    run::quickstart_shows_the_same("memory:", "memory");
+}
+
+#[test]
+fn licences_in_memory() {
+    run::licences_are_shared("memory:");
 }
 
 #[cfg(unix)]
@@ -14,7 +19,7 @@ fn quickstart_in_memory() {
 fn quickstart_shows_on_files_and_sockets_what_it_shows_in_memory() {
     for scheme in ["file", "socket"] {
         let folder = env::temp_dir().join(format!("tasklock-quickstart-{scheme}-{}", process::id()));
-        quickstart::shows_the_same(&format!("{scheme}://{}", folder.display()), scheme);
+        run::quickstart_shows_the_same(&format!("{scheme}://{}", folder.display()), scheme);
         fs::remove_dir_all(folder).expect("the folder of the locks");
     }
 }

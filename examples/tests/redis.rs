@@ -1,6 +1,6 @@
-//! The example `quickstart` on a Redis server, as a reader would run it.
+//! Examples on a Redis server, as a reader would run it.
 
-mod quickstart;
+mod run;
 
 use std::{collections::HashMap, fs, path::Path};
 
@@ -9,7 +9,12 @@ use tasklock_tests::servers::RedisServer;
 
 #[test]
 fn quickstart_shows_on_redis_what_it_shows_in_memory() {
-    quickstart::shows_the_same(&RedisServer::start().url(), "redis");
+    run::quickstart_shows_the_same(&RedisServer::start().url(), "redis");
+}
+
+#[test]
+fn licences_on_redis() {
+    run::licences_are_shared(&RedisServer::start().url());
 }
 
 /// Nothing that the documents leave out is needed: the server keeps a list of what it refused.
@@ -22,7 +27,7 @@ async fn the_rights_in_the_documents_are_enough() {
     let words: Vec<&str> = line.split(' ').collect();
     assert_eq!(server.ask::<String>(&words).await, "OK");
     let url = server.url().replace("//", "//locks:secret@");
-    let output = quickstart::run(&url);
+    let output = run::quickstart(&url);
     let mut refused: Vec<HashMap<String, Value>> = server.ask(&["ACL", "LOG"]).await;
     // The driver tells its name, where the server knows what to do with it, and goes on.
     refused.retain(|entry| entry.get("object") != Some(&Value::BulkString(b"client|setinfo".to_vec())));
@@ -35,7 +40,7 @@ fn a_server_that_is_not_there_is_named() {
     let server = RedisServer::start();
     let url = server.url();
     server.stop();
-    let output = quickstart::run(&url);
+    let output = run::quickstart(&url);
     let text = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("cannot be reached") && text.contains("127.0.0.1"), "{text}");
