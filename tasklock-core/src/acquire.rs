@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use self::{pursuit::Pursuit, standing::Standing};
 use crate::{
-    Attempt, Claim, Grant, Guard, Holder, Intent, Key, LockError, Mono, Nonce, Request, Wait,
+    Attempt, Claim, Grant, Guard, Holder, Intent, Key, LockError, Mono, Nonce, Request,
     core_ref::CoreRef,
     current,
     handoff::Reserve,
@@ -32,7 +32,15 @@ pub(crate) const ERROR_PAUSES: RetryPolicy =
 pub(crate) async fn acquire(core: &CoreRef, key: Key, options: &Options) -> Result<Guard, LockError> {
     // A loop over a free lock must let other tasks run, too.
     tokio::task::coop::consume_budget().await;
-    match at_once(core, key, options)? {
+    match at_once(core, key, options, None)? {
+        AtOnce::Granted(guard) => Ok(guard),
+        AtOnce::Not(later) => later.await,
+    }
+}
+
+/// The same for one that has waited since `started`, which counts.
+pub(crate) async fn go_on(core: &CoreRef, key: Key, options: &Options, started: Mono) -> Result<Guard, LockError> {
+    match at_once(core, key, options, Some(started))? {
         AtOnce::Granted(guard) => Ok(guard),
         AtOnce::Not(later) => later.await,
     }
@@ -45,7 +53,7 @@ enum AtOnce<'a> {
 }
 
 /// What can be done without waiting for anything; on a backend in memory, nearly always all of it.
-fn at_once<'a>(core: &CoreRef, key: Key, options: &'a Options) -> Result<AtOnce<'a>, LockError> {
+fn at_once<'a>(core: &CoreRef, key: Key, options: &'a Options, started: Option<Mono>) -> Result<AtOnce<'a>, LockError> {
     let shared = &core.shared;
     shared.check_open()?;
     let intent = if options.is_try() { Intent::Try } else { Intent::Wait };
@@ -53,15 +61,16 @@ fn at_once<'a>(core: &CoreRef, key: Key, options: &'a Options) -> Result<AtOnce<
         return Err(LockError::WouldDeadlock { key });
     }
     let now = shared.clock.now();
-    if shared.queue.as_ref().is_none_or(|queue| queue.is_quiet(&key)) {
+    let started = started.unwrap_or(now);
+    if shared.nursery.is_open() && shared.queue.as_ref().is_none_or(|queue| queue.is_quiet(&key)) {
         if let Some(token) = shared.nursery.acquire(shared, &key, options, now) {
             let guard = Guard::young(core.clone(), Young { key, token, since: now });
-            shared.acquired(guard.key(), token, Duration::ZERO);
+            shared.acquired(guard.key(), token, now.since(started));
             shared.check_open()?;
             return Ok(AtOnce::Granted(guard));
         }
     }
-    in_turn(core, key, options, intent, now)
+    in_turn(core, key, options, intent, (started, now))
 }
 
 /// The same for what has to stand in line, or to ask a store that is not in memory.
@@ -70,13 +79,13 @@ fn in_turn<'a>(
     key: Key,
     options: &'a Options,
     intent: Intent,
-    now: Mono,
+    (started, now): (Mono, Mono),
 ) -> Result<AtOnce<'a>, LockError> {
     let shared = &core.shared;
     let mut place = Place::take(shared, &key, options, now);
     if let Some(place) = place.take_if(|place| !place.may_ask()) {
-        let standing = Standing { core: core.clone(), place, key, started: now };
-        return Ok(AtOnce::Not(Box::pin(standing.run(options))));
+        let standing = Standing { core: core.clone(), place, key, started };
+        return Ok(AtOnce::Not(standing.run(options)));
     }
     let request = request(key, intent, options, now);
     let answer = shared.backend.try_acquire_now(&request);
@@ -84,13 +93,13 @@ fn in_turn<'a>(
         // A store behind a queue of ours is one that takes its time: a file, a socket.
         let answered = if place.is_some() { shared.clock.now() } else { now };
         if let Some(deadline) = in_time(&request, grant, now, answered) {
-            let times = Times { started: now, now, deadline };
+            let times = Times { started, now, deadline };
             let guard = accept(core, place, request, false, grant, &times, options);
             shared.check_open()?;
             return Ok(AtOnce::Granted(guard));
         }
     }
-    let pursuit = Box::new(Pursuit::new(core, place, request, now, answer.map(|answer| (now, answer))));
+    let pursuit = Box::new(Pursuit::new(core, place, request, started, answer.map(|answer| (now, answer))));
     Ok(AtOnce::Not(Box::pin(InRuntime::new(shared, pursuit.run(options)))))
 }
 
@@ -136,17 +145,9 @@ pub(crate) fn accept(
     } else if let (Some(queue), Some(token)) = (&shared.queue, grant.token) {
         queue.supersede(&hold.claim.key, token, times.now);
     }
-    let guard = core.guard(hold);
+    let guard = core.guard(Arc::new(hold));
     shared.acquired(guard.key(), guard.fencing_token(), times.now.since(times.started));
     guard
-}
-
-/// When to stop waiting.
-fn end_of_wait(options: &Options, started: Mono) -> Mono {
-    match options.wait {
-        Wait::For(wait) if !options.is_try() => started.after(wait),
-        _ => Mono::NEVER,
-    }
 }
 
 fn warn(shared: &Shared, key: &Key, waited: Duration, holder: Option<Arc<Holder>>) {

@@ -168,12 +168,14 @@ impl Locker {
         let key = key.into_key_in(&core.prefix)?;
         let shared = &core.shared;
         let power = power(shared)?;
+        let untold = || unsupported(shared, "signs of life of holders");
+        if !shared.backend.capabilities().signs_of_life {
+            return Err(untold());
+        }
         let state = self.look(&key).await?;
         let mut any = false;
         for holder in state.holders() {
-            let (Some(nonce), Some(silent)) = (holder.nonce, holder.silent) else {
-                return Err(unsupported(shared, "signs of life of holders"));
-            };
+            let (Some(nonce), Some(silent)) = (holder.nonce, holder.silent) else { return Err(untold()) };
             if silent >= silent_for {
                 any |= shared.ask(power.revoke(&key, Some(nonce))).await?;
             }

@@ -3,12 +3,14 @@
 use std::future::Future;
 
 use crate::{
-    Guard, IntoKey, Key, Lease, LockError, Locker, Nonce, OnLost, ReleaseMode, Wait,
-    acquire::acquire,
+    Guard, IntoKey, Key, Lease, LockError, Locker, Nonce, Observed, OnLost, ReleaseMode, Wait,
+    acquire::{acquire, go_on},
     all::keys_of,
     current, join,
     lock::BoxFuture,
     options::{Options, setters},
+    runtime::InRuntime,
+    sight::Sight,
 };
 
 /// A lock on whichever of several keys is free, made by [`Locker::any`]: for workers that each take a job nobody else is
@@ -46,7 +48,7 @@ impl AnyKey {
 
     setters!();
 
-    /// Acquires one of them, waiting until one is free.
+    /// Acquires one of them, waiting until one is free, within one time.
     ///
     /// # Errors
     ///
@@ -58,18 +60,7 @@ impl AnyKey {
     /// As [`Locker::acquire`]: none of them stays held, and no place in any queue.
     pub async fn acquire(&self) -> Result<Guard, LockError> {
         self.options.check()?;
-        let held = match self.try_each().await {
-            Err(error @ LockError::Held { .. }) => error,
-            settled => return settled,
-        };
-        if self.options.is_try() {
-            return Err(held);
-        }
-        let wait =
-            |key: &Key| -> BoxFuture<'_, _> { Box::pin(acquire(self.locker.core(), key.clone(), &self.options)) };
-        // One that the caller itself holds says nothing of the others.
-        let counts = |outcome: &Result<_, _>| !matches!(outcome, Err(LockError::WouldDeadlock { .. }));
-        join::first(self.in_turn().map(wait).collect(), counts).await.unwrap_or(Err(held))
+        InRuntime::new(&self.locker.core().shared, self.try_and_wait()).await
     }
 
     /// Acquires one of them if one is free; `None` if somebody else has each.
@@ -82,7 +73,7 @@ impl AnyKey {
     ///
     /// As [`acquire`](AnyKey::acquire).
     pub async fn try_acquire(&self) -> Result<Option<Guard>, LockError> {
-        match self.try_each().await {
+        match self.try_each(&Sight::default(), &mut None).await {
             Ok(guard) => Ok(Some(guard)),
             Err(LockError::Held { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -108,18 +99,56 @@ impl AnyKey {
         current::run(guard, self.ending(), body).await
     }
 
-    async fn try_each(&self) -> Result<Guard, LockError> {
-        let mut options = self.options.clone();
+    /// Both within one time.
+    async fn try_and_wait(&self) -> Result<Guard, LockError> {
+        let core = self.locker.core();
+        let shared = &core.shared;
+        let (started, sight, mut last) = (shared.clock.now(), Sight::default(), None);
+        let tried = tokio::select! {
+            biased;
+            tried = self.try_each(&sight, &mut last) => tried,
+            () = shared.clock.sleep_until(self.options.end_of_wait(started)) => {
+                let error = sight.gave_up(last.unwrap_or(&self.keys[0]), started, shared.clock.now());
+                if let LockError::Timeout { key, waited, .. } = &error {
+                    shared.observe(|| Observed::TimedOut { key, waited: *waited });
+                }
+                Err(error)
+            }
+        };
+        let held = match tried {
+            Err(error @ LockError::Held { .. }) if !self.options.is_try() => error,
+            settled => return settled,
+        };
+        let wait = |key: &Key| -> BoxFuture<'_, _> { Box::pin(go_on(core, key.clone(), &self.options, started)) };
+        // One that the caller itself holds says nothing of the others.
+        let counts = |outcome: &Result<_, _>| !matches!(outcome, Err(LockError::WouldDeadlock { .. }));
+        let outcome = join::first(self.in_turn().map(wait).collect(), counts).await.unwrap_or(Err(held));
+        match (outcome, last) {
+            // Over before the store could say again who has them.
+            (Err(LockError::Timeout { waited, holder: None, .. }), Some(key)) => {
+                let (key, holder) = (key.clone(), sight.holder(shared.clock.now()));
+                Err(LockError::Timeout { key, waited, holder })
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// A guard, or who has the last of them. What the store says is noted, and of which key it said so last.
+    async fn try_each<'a>(&'a self, sight: &Sight, last: &mut Option<&'a Key>) -> Result<Guard, LockError> {
+        let (core, mut options) = (self.locker.core(), self.options.clone());
         options.wait = Wait::Try;
         options.check()?;
-        let mut outcome = None;
+        let clock = core.shared.clock;
+        let mut outcome = Err(LockError::ShutDown);
         for key in self.in_turn() {
-            match acquire(self.locker.core(), key.clone(), &options).await {
-                Err(error @ LockError::Held { .. }) => outcome = Some(error),
-                settled => return settled,
-            }
+            let question = sight.ask(clock.now());
+            outcome = acquire(core, key.clone(), &options).await;
+            drop(question);
+            let Err(LockError::Held { holder, .. }) = &outcome else { break };
+            sight.busy(holder.clone(), clock.now());
+            *last = Some(key);
         }
-        Err(outcome.unwrap_or(LockError::ShutDown))
+        outcome
     }
 
     /// All of them, from another place each time.

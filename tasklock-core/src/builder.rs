@@ -181,6 +181,7 @@ impl LockerBuilder {
     pub fn build(self) -> Result<Locker, LockError> {
         let prefix = Prefix::new(&self.prefix)?;
         self.options.check()?;
+        self.backend.capabilities().check_ttl(self.options.ttl)?;
         if let Some(what) = self.demand.unmet(self.backend.capabilities()) {
             return Err(LockError::Unsupported { backend: self.backend.capabilities().backend, what });
         }

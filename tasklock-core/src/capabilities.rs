@@ -1,8 +1,8 @@
 //! What a backend can and cannot do, said up front.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use crate::{LockError, Mode};
+use crate::{InvalidOption, LockError, Mode, Ttl};
 
 /// How far a backend's fencing tokens may be trusted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -78,6 +78,11 @@ pub struct Capabilities {
     /// Whether a renewal can reserve further tokens ([`Claim::span`](crate::Claim::span)), and tells how many wait:
     /// so that a process may hand the lock from task to task without asking each time. Used only if it is `fair`.
     pub spans: bool,
+    /// Whether it tells when it last heard of a holder ([`Holder::silent`](crate::Holder::silent)): so that those that
+    /// are stale can be told from others.
+    pub signs_of_life: bool,
+    /// The longest lease it grants; `None` if any, and permanent ones, too.
+    pub max_ttl: Option<Duration>,
     /// Among whom it excludes.
     pub scope: Scope,
 }
@@ -96,6 +101,8 @@ impl Capabilities {
             shared: false,
             permits: false,
             spans: false,
+            signs_of_life: false,
+            max_ttl: None,
             scope: Scope::Process,
         }
     }
@@ -156,6 +163,20 @@ impl Capabilities {
         self
     }
 
+    /// States whether it tells when it last heard of a holder.
+    #[must_use]
+    pub const fn signs_of_life(mut self, signs_of_life: bool) -> Self {
+        self.signs_of_life = signs_of_life;
+        self
+    }
+
+    /// States the longest lease it grants.
+    #[must_use]
+    pub const fn max_ttl(mut self, max_ttl: Duration) -> Self {
+        self.max_ttl = Some(max_ttl);
+        self
+    }
+
     /// States among whom it excludes.
     #[must_use]
     pub const fn scope(mut self, scope: Scope) -> Self {
@@ -173,6 +194,17 @@ impl Capabilities {
         };
         let unsupported = || LockError::Unsupported { backend: self.backend, what: what.to_owned() };
         if known { Ok(()) } else { Err(unsupported()) }
+    }
+
+    /// Refuses a ttl that the backend does not grant.
+    pub(crate) fn check_ttl(&self, ttl: Ttl) -> Result<(), InvalidOption> {
+        match (self.max_ttl, ttl.duration()) {
+            (Some(most), ttl) if ttl.is_none_or(|ttl| ttl > most) => {
+                let limit = format!("the {} backend grants leases of at most {most:?}", self.backend);
+                Err(InvalidOption::new("ttl", ttl.map_or_else(|| "never".to_owned(), |ttl| format!("{ttl:?}")), limit))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether a waiter has no place at the store: nobody is woken by it, and it keeps no order.

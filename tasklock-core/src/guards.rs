@@ -79,10 +79,15 @@ impl Guards {
     ///
     /// Dropping it costs nothing.
     pub async fn lost(&self) -> (Key, LossReason) {
-        let lost = |lease: Lease| -> BoxFuture<'_, (Key, LossReason)> {
+        let (lease, reason) = self.first_lost().await;
+        (lease.key().clone(), reason)
+    }
+
+    pub(crate) async fn first_lost(&self) -> (Lease, LossReason) {
+        let lost = |lease: Lease| -> BoxFuture<'_, (Lease, LossReason)> {
             Box::pin(async move {
                 let reason = lease.lost().await;
-                (lease.key().clone(), reason)
+                (lease, reason)
             })
         };
         let all = self.leases().into_iter().map(lost).collect();

@@ -47,8 +47,8 @@ const WIDEST: u32 = 1024;
 
 /// A hold at the store, between two tasks of this process.
 pub(crate) struct Tenure {
-    /// As the store knows it: under the token it was granted with.
-    pub(crate) claim: Claim,
+    /// The one that ended last: it has the claim, and its place in memory is the next one's if nobody looks at it any more.
+    hold: Arc<Hold>,
     /// The last token given out.
     token: FencingToken,
     reserve: Reserve,
@@ -57,8 +57,8 @@ pub(crate) struct Tenure {
     renewed: Mono,
     /// Nothing speaks against believing the deadline.
     sound: bool,
-    /// A renewal that is still under way.
-    busy: Option<Arc<Hold>>,
+    /// A renewal of the one that ended is still under way.
+    busy: bool,
 }
 
 /// What of a tenure is left to be handed on.
@@ -89,23 +89,21 @@ pub(crate) enum Ready {
 
 impl Tenure {
     /// Of a hold that was released just now; `None` if nobody else should rely on it.
-    fn of(hold: &Arc<Hold>) -> Option<Self> {
+    fn of(hold: &Arc<Hold>, now: Mono) -> Option<Self> {
         // Whether one that is over by the clock was ours to the last, the store knows.
-        let reserve = hold.reserve().filter(|_| hold.within_its_time())?;
+        let reserve = hold.reserve().filter(|_| now < hold.deadline())?;
         // Looked at first: what becomes idle after this has noted what it did.
-        let busy = (!hold.is_idle()).then(|| hold.clone());
+        let busy = !hold.is_idle();
         let (deadline, sound) = hold.believed_by_the_next()?;
         // Only the store knows whether one that is not renewed was broken.
         let sound = sound && hold.renew_after().is_some();
-        Some(Tenure {
-            claim: hold.claim.clone(),
-            token: hold.token(),
-            reserve,
-            deadline,
-            renewed: hold.renewed(),
-            sound,
-            busy,
-        })
+        let (token, renewed) = (hold.token(), hold.renewed());
+        Some(Tenure { hold: hold.clone(), token, reserve, deadline, renewed, sound, busy })
+    }
+
+    /// As the store knows it: under the token it was granted with.
+    pub(crate) fn claim(&self) -> &Claim {
+        &self.hold.claim
     }
 
     pub(crate) fn next_token(&self) -> FencingToken {
@@ -114,13 +112,13 @@ impl Tenure {
 
     /// Whether there is a token and time enough for the next, who may never renew it.
     pub(crate) fn ready(&self, now: Mono, unrenewed: bool) -> Ready {
-        let long_enough = match self.claim.ttl.duration() {
+        let long_enough = match self.claim().ttl.duration() {
             None => true,
             Some(ttl) if unrenewed => now < self.renewed.after(ttl / 10),
             Some(ttl) => self.deadline.since(now) >= ttl / 3,
         };
         let token_left = self.token.get() < self.reserve.last;
-        let sound = self.sound && self.busy.is_none();
+        let sound = self.sound && !self.busy;
         if sound && long_enough && token_left && now < self.reserve.until { Ready::Yes } else { Ready::AfterRenewal }
     }
 
@@ -146,14 +144,15 @@ impl Tenure {
 
     /// Takes it off the store, at once if the backend can.
     fn give_back(self, shared: &Arc<Shared>) -> Result<Released, BoxFuture<'static, StepResult<Released>>> {
-        let Tenure { claim, deadline, busy, .. } = self;
-        if busy.is_none() {
-            if let Some(Ok(released)) = shared.backend.release_now(&claim) {
+        let Tenure { hold, deadline, busy, .. } = self;
+        if !busy {
+            if let Some(Ok(released)) = shared.backend.release_now(&hold.claim) {
                 return Ok(released);
             }
         }
+        let claim = hold.claim.clone();
         let before = async move {
-            if let Some(hold) = busy {
+            if busy {
                 hold.until_idle().await;
             }
         };
@@ -164,28 +163,33 @@ impl Tenure {
 /// A tenure on its way from one task to the next. Dropped, it is given back to the store.
 pub(crate) struct Baton {
     shared: Arc<Shared>,
-    /// In a box: on its way it is moved often.
-    tenure: Option<Box<Tenure>>,
+    tenure: Option<Tenure>,
 }
 
 impl Baton {
     pub(crate) fn tenure(&self) -> Option<&Tenure> {
-        self.tenure.as_deref()
+        self.tenure.as_ref()
     }
 
     /// The next hold of this tenure, for a task with these options; none if its time is over.
-    pub(crate) fn begin(mut self, options: &Options, now: Mono) -> Option<Hold> {
+    pub(crate) fn begin(mut self, options: &Options, now: Mono) -> Option<Arc<Hold>> {
         let tenure = self.tenure.take_if(|tenure| tenure.deadline > now)?;
-        let token = tenure.next_token();
-        let mut hold = Hold::new(tenure.claim, options, self.shared.clock, now, tenure.deadline);
-        hold.continue_tenure(token, tenure.reserve, tenure.renewed);
+        let (token, claim) = (tenure.next_token(), tenure.claim().clone());
+        let mut next = Hold::new(claim, options, self.shared.clock, now, tenure.deadline);
+        next.continue_tenure(token, tenure.reserve, tenure.renewed);
+        let mut hold = tenure.hold;
+        match Arc::get_mut(&mut hold) {
+            Some(ended) => *ended = next,
+            None => hold = Arc::new(next),
+        }
         Some(hold)
     }
 
     /// Hands it to the next in line, at once or after a renewal, or gives it back.
     pub(crate) fn pass(self) {
         let shared = self.shared.clone();
-        match shared.next_in_line(self) {
+        let now = shared.clock.now();
+        match shared.next_in_line(self, now) {
             Next::Handed(waker) => waker.into_iter().for_each(Waker::wake),
             Next::Renew(baton, waiting) => shared.drive(Box::pin(async move {
                 let _ = baton.pass_renewed(waiting).await;
@@ -198,7 +202,7 @@ impl Baton {
     async fn pass_renewed(mut self, waiting: usize) -> StepResult<Released> {
         let shared = self.shared.clone();
         match self.renew(waiting).await {
-            After::HandOn => match shared.next_in_line(self) {
+            After::HandOn => match shared.next_in_line(self, shared.clock.now()) {
                 Next::Handed(waker) => {
                     waker.into_iter().for_each(Waker::wake);
                     Ok(Released::Released)
@@ -208,7 +212,7 @@ impl Baton {
             After::GiveBack => self.give_back().await,
             After::Forget => {
                 if let Some(tenure) = self.tenure.take() {
-                    shared.leave_line(&tenure.claim.key, tenure.claim.nonce);
+                    shared.leave_line(&tenure.claim().key, tenure.claim().nonce);
                 }
                 Ok(Released::NotOwner)
             }
@@ -219,14 +223,14 @@ impl Baton {
     async fn renew(&mut self, waiting: usize) -> After {
         let Some(tenure) = &mut self.tenure else { return After::Forget };
         let shared = &self.shared;
-        if let Some(hold) = &tenure.busy {
-            hold.until_idle().await;
-            if hold.believed_by_the_next().is_none() {
+        if tenure.busy {
+            tenure.hold.until_idle().await;
+            if tenure.hold.believed_by_the_next().is_none() {
                 return After::GiveBack;
             }
-            tenure.busy = None;
+            tenure.busy = false;
         }
-        let asked = Claim { span: NonZeroU32::new(tenure.width(waiting)), ..tenure.claim.clone() };
+        let asked = Claim { span: NonZeroU32::new(tenure.width(waiting)), ..tenure.claim().clone() };
         let sent = shared.clock.now();
         let left = tenure.deadline.since(sent);
         if left.is_zero() {
@@ -258,7 +262,7 @@ impl Baton {
 
     async fn give_back(mut self) -> StepResult<Released> {
         let Some(tenure) = self.tenure.take() else { return Ok(Released::NotOwner) };
-        self.shared.leave_line(&tenure.claim.key, tenure.claim.nonce);
+        self.shared.leave_line(&tenure.claim().key, tenure.claim().nonce);
         match tenure.give_back(&self.shared) {
             Ok(released) => Ok(released),
             Err(end) => end.await,
@@ -270,7 +274,7 @@ impl Drop for Baton {
     fn drop(&mut self) {
         let Some(tenure) = self.tenure.take() else { return };
         let shared = &self.shared;
-        shared.leave_line(&tenure.claim.key, tenure.claim.nonce);
+        shared.leave_line(&tenure.claim().key, tenure.claim().nonce);
         if let Err(end) = tenure.give_back(shared) {
             shared.drive(Box::pin(async move {
                 let _ = end.await;
@@ -292,11 +296,12 @@ impl Shared {
     /// is none who could have it.
     pub(crate) fn hand_on(self: &Arc<Self>, hold: &Arc<Hold>) -> Option<GivenBack> {
         hold.reserve()?;
-        let Some(tenure) = Tenure::of(hold) else {
+        let now = self.clock.now();
+        let Some(tenure) = Tenure::of(hold, now) else {
             self.leave_line(&hold.claim.key, hold.claim.nonce);
             return None;
         };
-        match self.next_in_line(Baton { shared: self.clone(), tenure: Some(Box::new(tenure)) }) {
+        match self.next_in_line(Baton { shared: self.clone(), tenure: Some(tenure) }, now) {
             Next::Handed(waker) => {
                 waker.into_iter().for_each(Waker::wake);
                 Some(GivenBack::Now(self.released(hold, Released::Released)))
@@ -326,10 +331,9 @@ impl Shared {
         }
     }
 
-    fn next_in_line(&self, baton: Baton) -> Next {
+    fn next_in_line(&self, baton: Baton, now: Mono) -> Next {
         match &self.queue {
             Some(queue) => {
-                let now = self.clock.now();
                 let next = queue.hand_on(baton, now, self.closed.load(Ordering::Acquire));
                 if let Next::Handed(_) = next {
                     // In case it is not taken up.

@@ -28,6 +28,8 @@ const PAUSE_PART: u32 = 12;
 const LEAST_PAUSE_PART: u32 = 100;
 const LEAST_PAUSE: Duration = Duration::from_millis(250);
 const LEAST_CALL: Duration = Duration::from_millis(2);
+/// Thousands in line are due each at a time of its own, and a look is one at all of them, and at all leases.
+const LOOK_PAUSE: Duration = Duration::from_millis(100);
 /// The longest nap: timers stand still while the machine sleeps, and leases do not.
 const NAP: Duration = Duration::from_secs(1);
 
@@ -69,7 +71,7 @@ impl Keeper {
         let Due { expired, renew } = self.shared.registry.scan(now);
         self.shared.grow_up_by(now);
         if let Some(queue) = &self.shared.queue {
-            self.shared.registry.wake_by(queue.pass_over(now));
+            self.shared.registry.wake_by(queue.pass_over(now).max(now.after(LOOK_PAUSE)));
         }
         for hold in expired {
             self.shared.lose(&hold, hold.reason_at_deadline());
@@ -78,11 +80,13 @@ impl Keeper {
         // read once: they change meanwhile.
         let mut renew: Vec<_> = renew.into_iter().map(|hold| (hold.company(), hold.urgency(now), hold)).collect();
         renew.sort_by_key(|(company, urgency, _)| (*company, *urgency));
-        for alike in renew.chunk_by(|a, b| a.0 == b.0 && b.1 <= a.1 * 2) {
-            for batch in alike.chunks(alike[0].0) {
-                let batch = batch.iter().map(|(_, _, hold)| hold.clone()).collect();
-                self.renewals.spawn(renew_batch(self.shared.clone(), batch));
-            }
+        let mut rest = &renew[..];
+        while let [(company, urgency, _), ..] = rest {
+            let alike = rest.iter().take(*company).take_while(|one| one.0 == *company && one.1 <= *urgency * 2).count();
+            let (batch, others) = rest.split_at(alike);
+            let batch = batch.iter().map(|(_, _, hold)| hold.clone()).collect();
+            self.renewals.spawn(renew_batch(self.shared.clone(), batch));
+            rest = others;
         }
     }
 
@@ -229,7 +233,11 @@ fn warn_if_late_or_long(shared: &Shared, hold: &Hold, now: Mono) {
 /// The next renewal after one that failed, if there is to be one.
 fn again_soon(shared: &Shared, hold: &Arc<Hold>) {
     let now = shared.clock.now();
-    let least = hold.ttl().duration().map_or(LEAST_PAUSE, |ttl| (ttl / LEAST_PAUSE_PART).min(LEAST_PAUSE));
+    let least = match hold.ttl().duration() {
+        // However long its ttl, the claim is what it has.
+        _ if hold.is_confirming() => LEAST_CALL,
+        ttl => ttl.map_or(LEAST_PAUSE, |ttl| (ttl / LEAST_PAUSE_PART).min(LEAST_PAUSE)),
+    };
     let pause = (hold.urgency(now) / PAUSE_PART).clamp(least, LONGEST_CALL);
     shared.registry.renewed(hold, if hold.must_be_renewed() { now.after(pause) } else { Mono::NEVER });
 }

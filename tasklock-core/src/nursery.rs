@@ -61,6 +61,11 @@ impl Nursery {
         Nursery { store, id, options: options.clone(), age, grown: Mutex::default() }
     }
 
+    /// Whether there are young holds at all: not where the store is another.
+    pub(crate) fn is_open(&self) -> bool {
+        self.store.is_some()
+    }
+
     /// The token of a hold of `key` alone, if nobody holds or awaits it and these settings are those of the locker.
     pub(crate) fn acquire(&self, shared: &Shared, key: &Key, options: &Options, now: Mono) -> Option<FencingToken> {
         let (store, mine) = (self.store.as_ref()?, &self.options);

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::{InvalidOption, Mode, Owner, RetryPolicy};
+use crate::{InvalidOption, Mode, Mono, Owner, RetryPolicy};
 
 /// The shortest and longest lease.
 const TTL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(24 * 3600));
@@ -99,11 +99,12 @@ pub enum Fairness {
     /// A process that has the lock hands it from task to task without asking the store, each with a token of its own,
     /// and gives it up once others wait: after 10 ms, with what then runs under it, and 64 hand-overs more at most. The
     /// default, on backends that can ([`Capabilities::spans`](crate::Capabilities::spans)): on a busy key it is many
-    /// times faster, and an acquisition costs the store next to nothing.
+    /// times faster, and an acquisition costs the store next to nothing. Of those who wait in a process one stands in
+    /// the store's queue, of readers 64, so that processes take turns: so it is for permits and members of a pool, too.
     #[default]
     Bounded,
-    /// Each task stands in the queue of the store; who came first is first, whatever process it is in, as far as the
-    /// backend is [`fair`](crate::Capabilities::fair).
+    /// On those backends each task stands in the queue of the store: who comes first there is first, whatever process it is
+    /// in. On others this changes nothing: one task of a process asks at a time.
     Strict,
 }
 
@@ -150,6 +151,14 @@ impl Options {
     /// Whether there is to be one attempt only.
     pub(crate) fn is_try(&self) -> bool {
         matches!(self.wait, Wait::Try | Wait::For(Duration::ZERO))
+    }
+
+    /// When one that began at `started` is to stop waiting.
+    pub(crate) fn end_of_wait(&self, started: Mono) -> Mono {
+        match self.wait {
+            Wait::For(wait) if !self.is_try() => started.after(wait),
+            _ => Mono::NEVER,
+        }
     }
 
     /// Whether there is a shortest or a longest time to hold.

@@ -21,7 +21,7 @@ use hashbrown::HashTable;
 
 use self::waiter::{SILENT, Waiter};
 pub(crate) use self::{
-    place::{LineOf, Looking, Place},
+    place::{Looking, Place},
     waiter::{CLAIM, Told},
 };
 use crate::{
@@ -87,12 +87,14 @@ pub(crate) enum Next {
 type Lines<'a> = MutexGuard<'a, HashTable<Line>>;
 
 impl Queue {
-    /// The queue in front of this backend, if it needs one.
+    /// The queue in front of this backend, if it needs one: not where each is to stand in the store's, instead of being handed
+    /// the lock here.
     pub(crate) fn before(backend: &Capabilities, fairness: Fairness) -> Option<Self> {
         // A store that keeps no order knows of none who wait, and they would wait for ever.
-        let hands_on = backend.spans && backend.fair && fairness == Fairness::Bounded;
+        let can_hand_on = backend.spans && backend.fair;
+        let hands_on = can_hand_on && fairness == Fairness::Bounded;
         let exclusive_only = backend.queues_this_process();
-        (hands_on || !exclusive_only).then(|| Queue {
+        (hands_on || !(exclusive_only || can_hand_on)).then(|| Queue {
             lines: Shards::new(HashTable::new),
             count: AtomicUsize::new(0),
             hands_on,
@@ -122,7 +124,7 @@ impl Queue {
     /// Hands a hold that has ended to the one in front, or says what else is to be done.
     pub(crate) fn hand_on(&self, baton: Baton, now: Mono, closed: bool) -> Next {
         let Some(tenure) = baton.tenure() else { return Next::Nobody(baton) };
-        let (key, nonce, next) = (tenure.claim.key.clone(), tenure.claim.nonce, tenure.next_token());
+        let (key, nonce, next) = (tenure.claim().key.clone(), tenure.claim().nonce, tenure.next_token());
         let mut lines = self.lines.of(&key);
         let Some(line) = find(&mut lines, &key).filter(|line| line.is_of(nonce)) else { return Next::Nobody(baton) };
         let Some(front) = line.front_to_hand_to(now).filter(|_| !closed) else {

@@ -6,15 +6,15 @@ use std::{
     future::Future,
     ops::Deref,
     sync::{Arc, Mutex, Weak},
-    time::Duration,
 };
 
+use tokio::sync::watch;
+
 use crate::{
-    BackendError, Guard, InvalidOption, Key, KeyLock, Lease, LockError, Locker, Mono, OnLost, Owner, ReleaseMode,
-    ReleaseOutcome, Wait,
+    Guard, InvalidOption, Key, KeyLock, Lease, LockError, Locker, OnLost, Owner, ReleaseMode, ReleaseOutcome, Ttl,
+    Wait,
     current::{self, Releasable},
     options::{Options, setters},
-    queue::LineOf,
     runtime::InRuntime,
     shards::lock,
     shared::Shared,
@@ -27,7 +27,7 @@ const MAX_OWNER: usize = 512;
 /// [`Locker::reentrant`](crate::Locker::reentrant).
 ///
 /// The first acquisition takes the lock; every further one by the same owner, of the same locker and its clones, counts
-/// up and asks nobody. The lock is given back when the last of their guards goes. Another owner waits, and so does
+/// up and asks nobody. Of several that wait for it each has a place in line, and all enter when one is granted it. The lock is given back when the last of their guards goes. Another owner waits, and so does
 /// the same one in another process: the count is local. Others see the owner's name as the holder's.
 ///
 /// All of them have one lease and one fencing token. If it is lost, it is lost to all, and cannot be entered again
@@ -81,7 +81,8 @@ impl ReentrantKey {
         InRuntime::new(shared, self.enter(shared)).await
     }
 
-    /// Acquires it if it is free or this owner's; `None` if somebody else has it.
+    /// Acquires it if it is free or this owner's; `None` if somebody else has it, or if another acquisition of this owner
+    /// is just being granted it.
     ///
     /// # Errors
     ///
@@ -161,50 +162,24 @@ impl ReentrantKey {
         let (key, options) = self.lock.wanted()?;
         options.check()?;
         shared.check_open()?;
-        let started = shared.clock.now();
-        let give_up = match options.wait {
-            Wait::For(wait) => started.after(wait),
-            _ => Mono::NEVER,
-        };
+        // A loop over a lock that is entered must let other tasks run, too.
+        tokio::task::coop::consume_budget().await;
         let seat = Seat::take(shared, key, &self.owner);
-        let mut held = if options.is_try() {
-            let busy = |_| LockError::Held { key: key.clone(), holder: None };
-            seat.held.try_lock().map_err(busy)?
-        } else {
-            // Another acquisition by this owner is under way: it is for both.
-            tokio::select! {
+        let mut news = seat.held.subscribe();
+        let guard = match seat.there() {
+            Some(guard) => guard,
+            None => tokio::select! {
                 biased;
-                held = seat.held.lock() => held,
-                () = shared.clock.sleep_until(give_up) => {
-                    return Err(LineOf::at(shared, key).gave_up(started, shared.clock.now()));
-                }
-            }
+                guard = entered(&mut news) => guard,
+                acquired = self.lock.acquire() => match acquired {
+                    Ok(guard) => seat.hold(guard),
+                    // Somebody has it: another of this owner by now?
+                    Err(error) => seat.there().filter(|_| error.is_contended()).ok_or(error)?,
+                },
+            },
         };
-        let guard = match held.guard.upgrade() {
-            Some(guard) => guard.check().map(|()| guard)?,
-            None => {
-                held.check_patience(started, options.patience, shared.clock.now())?;
-                let acquired = self.acquire_anew(give_up, shared).await;
-                held.failed = match &acquired {
-                    Err(LockError::Backend(error)) => Some((shared.clock.now(), error.clone())),
-                    _ => None,
-                };
-                Arc::new(acquired?)
-            }
-        };
-        held.guard = Arc::downgrade(&guard);
-        drop(held);
-        Ok(ReentrantGuard { lease: guard.lease().clone(), guard: Some(guard), seat })
-    }
-
-    /// The lock itself, in what is left of the time.
-    async fn acquire_anew(&self, give_up: Mono, shared: &Shared) -> Result<Guard, LockError> {
-        if give_up == Mono::NEVER {
-            return self.lock.acquire().await;
-        }
-        // No less than this, or it would be a try.
-        let left = give_up.since(shared.clock.now()).max(Duration::from_millis(1));
-        self.lock.clone().wait(left).acquire().await
+        guard.check()?;
+        Ok(ReentrantGuard { guard, seat })
     }
 
     fn set(self, set: impl Fn(&mut Options)) -> Self {
@@ -216,9 +191,7 @@ impl ReentrantKey {
 /// [`Lease`], which it derefs to, it tells its fencing token and whether it is still held.
 #[must_use = "dropping the guard releases the lock"]
 pub struct ReentrantGuard {
-    lease: Lease,
-    /// There until it is released.
-    guard: Option<Arc<Guard>>,
+    guard: Arc<Guard>,
     /// Dropped after the guard.
     seat: Seat,
 }
@@ -227,7 +200,35 @@ impl ReentrantGuard {
     /// How many guards this owner has on it now.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.guard.as_ref().map_or(0, Arc::strong_count)
+        Arc::strong_count(&self.guard)
+    }
+
+    /// Renews the lease now, for `ttl` from now on and at every later renewal: see [`Guard::extend`]. It is that of all
+    /// guards of this owner.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guard::extend`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Guard::extend`].
+    pub async fn extend(&self, ttl: impl Into<Ttl> + Send) -> Result<(), LockError> {
+        self.guard.extend(ttl).await
+    }
+
+    /// Sets the [value beside the lock](crate::LockValue) for `ttl`, and renews the lease as by
+    /// [`extend`](ReentrantGuard::extend), in one step: see [`Guard::update`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Guard::update`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Guard::update`].
+    pub async fn update(&self, value: impl Into<String> + Send, ttl: impl Into<Ttl> + Send) -> Result<(), LockError> {
+        self.guard.update(value, ttl).await
     }
 
     /// Gives this guard back. If it is the last, the lock is released as by [`Guard::release`]; `None` if there are
@@ -240,8 +241,9 @@ impl ReentrantGuard {
     /// # Cancel safety
     ///
     /// As [`Guard::release`].
-    pub async fn release(mut self) -> Result<Option<ReleaseOutcome>, LockError> {
-        match self.guard.take().and_then(Arc::into_inner) {
+    pub async fn release(self) -> Result<Option<ReleaseOutcome>, LockError> {
+        let ReentrantGuard { guard, seat: _seat } = self;
+        match Arc::into_inner(guard) {
             Some(guard) => guard.release().await.map(Some),
             None => Ok(None),
         }
@@ -250,7 +252,7 @@ impl ReentrantGuard {
 
 impl Releasable for ReentrantGuard {
     fn lease(&self) -> &Lease {
-        &self.lease
+        self.guard.lease()
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -266,13 +268,13 @@ impl Deref for ReentrantGuard {
     type Target = Lease;
 
     fn deref(&self) -> &Lease {
-        &self.lease
+        self.guard.lease()
     }
 }
 
 impl fmt::Debug for ReentrantGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReentrantGuard").field("lease", &self.lease).field("count", &self.count()).finish()
+        f.debug_struct("ReentrantGuard").field("lease", self.guard.lease()).field("count", &self.count()).finish()
     }
 }
 
@@ -282,35 +284,16 @@ pub(crate) struct Owners(Mutex<HashMap<(Key, Arc<str>), Owned>>);
 
 #[derive(Debug, Default)]
 struct Owned {
-    held: Arc<tokio::sync::Mutex<Taken>>,
+    held: Arc<watch::Sender<Weak<Guard>>>,
     seated: usize,
-}
-
-/// What an owner holds, and how the last attempt to acquire it ended if the store failed, and when.
-#[derive(Debug, Default)]
-struct Taken {
-    guard: Weak<Guard>,
-    failed: Option<(Mono, BackendError)>,
-}
-
-impl Taken {
-    /// An attempt that failed meanwhile was for all who waited for it, if it took all the patience they have.
-    fn check_patience(&self, started: Mono, patience: Duration, now: Mono) -> Result<(), BackendError> {
-        match &self.failed {
-            Some((at, error)) if error.is_retryable() && *at >= started && now.since(started) >= patience => {
-                Err(error.clone())
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 /// A guard, or an acquisition, of one owner.
 struct Seat {
     shared: Arc<Shared>,
     of: (Key, Arc<str>),
-    /// What the owner holds, if anything; locked by whoever acquires it.
-    held: Arc<tokio::sync::Mutex<Taken>>,
+    /// What the owner holds, if anything. All who acquire it are told when one of them has.
+    held: Arc<watch::Sender<Weak<Guard>>>,
 }
 
 impl Seat {
@@ -321,6 +304,36 @@ impl Seat {
         owned.seated += 1;
         Seat { shared: shared.clone(), of, held: owned.held.clone() }
     }
+
+    /// What the owner holds.
+    fn there(&self) -> Option<Arc<Guard>> {
+        self.held.borrow().upgrade()
+    }
+
+    /// The owner holds this from now on, unless it has guards of another that it lost.
+    fn hold(&self, guard: Guard) -> Arc<Guard> {
+        let (guard, mut there) = (Arc::new(guard), None);
+        self.held.send_if_modified(|held| {
+            there = held.upgrade();
+            if there.is_none() {
+                *held = Arc::downgrade(&guard);
+            }
+            there.is_none()
+        });
+        there.unwrap_or(guard)
+    }
+}
+
+/// Completes when another acquisition of this owner has it.
+async fn entered(news: &mut watch::Receiver<Weak<Guard>>) -> Arc<Guard> {
+    while news.changed().await.is_ok() {
+        let there = news.borrow().upgrade();
+        if let Some(guard) = there {
+            return guard;
+        }
+    }
+    // Not as long as there is a seat.
+    std::future::pending().await
 }
 
 impl Drop for Seat {

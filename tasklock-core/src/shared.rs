@@ -337,8 +337,7 @@ impl Shared {
 
 impl CoreRef {
     /// A grant turned into a guard.
-    pub(crate) fn guard(&self, hold: Hold) -> Guard {
-        let hold = Arc::new(hold);
+    pub(crate) fn guard(&self, hold: Arc<Hold>) -> Guard {
         self.shared.register(&hold);
         self.shared.catch_up(&hold);
         Guard::new(self.clone(), hold)

@@ -1,14 +1,14 @@
 //! From several keys to their guards: all of them, or none.
 
-use std::{future::pending, time::Duration};
+use std::time::Duration;
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
-    Applied, BackendError, Claim, Guard, Guards, Intent, Key, LockError, Mono, Nonce, Request, Together, Wait,
+    Applied, BackendError, Claim, Guards, Intent, Key, LockError, Mono, Nonce, Request, Together, Wait,
     acquire::{self, ERROR_PAUSES, LEAST_CALL_BOUND, TRY_ATTEMPTS, Times, acquire},
     core_ref::CoreRef,
-    current, join,
+    current,
     lock::{BoxFuture, StepResult},
     options::Options,
     release,
@@ -45,15 +45,15 @@ pub(crate) async fn acquire_all(core: &CoreRef, keys: &[Key], options: &Options)
 async fn one_by_one(core: &CoreRef, keys: &[Key], options: &Options, started: Mono) -> Result<Guards, LockError> {
     let clock = core.shared.clock;
     let mut options = options.clone();
-    let give_up = give_up(&options, started);
+    let give_up = options.end_of_wait(started);
     let mut guards = Guards::none();
     for key in keys {
-        if let Some(give_up) = give_up {
+        if give_up != Mono::NEVER {
             options.wait = Wait::For(give_up.since(clock.now()).max(LEAST_WAIT));
         }
         let next = tokio::select! {
             biased;
-            lost = guards.any_lost() => Err(lost),
+            (lease, _) = guards.first_lost() => Err(lease.0.lost_error()),
             next = acquire(core, key.clone(), &options) => next,
         };
         guards.push(next.map_err(|error| match error {
@@ -64,14 +64,6 @@ async fn one_by_one(core: &CoreRef, keys: &[Key], options: &Options, started: Mo
         })?);
     }
     guards.check().map(|()| guards)
-}
-
-/// When the time for all of them is over, if it is bounded.
-fn give_up(options: &Options, started: Mono) -> Option<Mono> {
-    match options.wait {
-        Wait::For(wait) if !options.is_try() => Some(started.after(wait)),
-        _ => None,
-    }
 }
 
 /// The attempt to take all in one step of the store. Dropped, it leaves nothing there.
@@ -109,7 +101,7 @@ impl InOneStep {
     async fn run(mut self, options: &Options) -> Result<Option<Guards>, LockError> {
         let shared = self.core.shared.clone();
         let mut signal = shared.signal.subscribe();
-        let give_up = give_up(options, self.started).unwrap_or(Mono::NEVER);
+        let give_up = options.end_of_wait(self.started);
         tokio::select! {
             biased;
             () = async { drop(signal.wait_for(|signal| signal.closed).await) } => Err(LockError::ShutDown),
@@ -197,22 +189,5 @@ impl Drop for InOneStep {
         let claim = |request: Request| Claim { unsettled, ..Claim::of(&request) };
         let claims = self.requests.drain(..).map(claim).collect();
         shared.drive(Box::pin(release::withdraw_all(shared.clone(), claims, call)));
-    }
-}
-
-impl Guards {
-    /// Completes when one of these is lost.
-    async fn any_lost(&self) -> LockError {
-        let lost = |guard: &Guard| -> BoxFuture<'_, LockError> {
-            let lease = guard.lease().clone();
-            Box::pin(async move {
-                lease.lost().await;
-                lease.0.lost_error()
-            })
-        };
-        match join::first(self.iter().map(lost).collect(), |_| true).await {
-            Some(error) => error,
-            None => pending().await,
-        }
     }
 }

@@ -6,8 +6,8 @@ use tasklock::{
     LockError, Locker, MemoryLock, Wait,
     testing::{Fault, Op, until_quiet},
 };
-use tasklock_tests::{cancellation::drop_everywhere_in_memory, faulty, faulty_with, other};
-use tokio::time::timeout;
+use tasklock_tests::{Seen, cancellation::drop_everywhere_in_memory, faulty, faulty_with, other};
+use tokio::time::{Instant, timeout};
 
 const S: fn(u64) -> Duration = Duration::from_secs;
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -115,6 +115,47 @@ async fn an_outage_is_not_contention() {
     let any = lock.any(["a", "b"]).unwrap();
     assert!(matches!(any.try_acquire().await, Err(LockError::Backend(_))));
     assert!(matches!(any.acquire().await, Err(LockError::Backend(_))));
+}
+
+/// There is one time, for the tries and for the wait after them.
+#[tokio::test(start_paused = true)]
+async fn one_time_for_all_of_it() {
+    let keys: Vec<String> = (0..100).map(|n| format!("job:{n}")).collect();
+    // All are tried after 5 s: it ends before, just after, and later.
+    for wait in [S(1), MS(5_020), S(7)] {
+        let seen = Seen::default();
+        let (lock, faults, store) = faulty_with(|builder| builder.observer(seen.clone()));
+        let (there, mut held) = (other(&store), Vec::new());
+        for key in &keys {
+            held.push(there.acquire(key).await.unwrap());
+        }
+        faults.always(Op::TryAcquire, Fault::DelayReply(MS(50)));
+        let start = Instant::now();
+        let outcome = lock.any(&keys).unwrap().wait(wait).acquire().await;
+        let Err(LockError::Timeout { waited, holder: Some(_), .. }) = outcome else { panic!("{wait:?}: {outcome:?}") };
+        let in_time = wait..=wait + MS(5);
+        assert!(in_time.contains(&start.elapsed()) && in_time.contains(&waited), "{:?} {waited:?}", start.elapsed());
+        assert_eq!(seen.count("timed out"), 1, "{wait:?}: {:?}", seen.lines());
+        held.clear();
+        until_quiet(&lock).await;
+        assert!(store.is_empty());
+    }
+}
+
+/// However many keys it has told of, a store that then says nothing takes no more than the time, and is no contention.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_takes_the_time_and_no_more() {
+    for answered in 0..=2 {
+        let (lock, faults, store) = faulty();
+        let there = other(&store);
+        let _held = [there.acquire("a").await.unwrap(), there.acquire("b").await.unwrap()];
+        faults.skip(Op::TryAcquire, answered);
+        faults.always(Op::TryAcquire, Fault::Hang);
+        let start = Instant::now();
+        let outcome = lock.any(["a", "b"]).unwrap().wait(S(1)).acquire().await;
+        assert!(matches!(outcome, Err(LockError::Backend(_))), "{answered}: {outcome:?}");
+        assert!((S(1)..=MS(1_005)).contains(&start.elapsed()), "{answered}: {:?}", start.elapsed());
+    }
 }
 
 #[tokio::test(start_paused = true)]

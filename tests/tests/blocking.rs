@@ -59,6 +59,8 @@ fn entered_again_by_its_owner() {
     let inner = mine.acquire().unwrap();
     assert_eq!((inner.count(), inner.fencing_token()), (2, outer.fencing_token()));
     assert!(lock.reentrant("job", "you").unwrap().try_acquire().unwrap().is_none());
+    inner.call(async |inner| inner.extend(S(300)).await).unwrap();
+    assert!(outer.remaining() > S(200));
     assert_eq!(outer.release().unwrap(), None);
     assert_eq!(inner.release().unwrap(), Some(ReleaseOutcome::Released));
     let nested = mine.synchronized_with(|outer| mine.synchronized_with(|inner| inner.key() == outer.key()).unwrap());

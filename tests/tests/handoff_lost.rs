@@ -190,3 +190,29 @@ async fn a_broken_lock_is_not_told_as_released() {
     assert!(is_lost(&outcome, LossReason::Stolen), "{outcome:?}");
     drop(next.await.unwrap().unwrap());
 }
+
+/// Whoever has kept a lease is told of the hold that it was of, not of the next.
+#[tokio::test(start_paused = true)]
+async fn each_lease_is_that_of_one_hold() {
+    let (lock, _, store) = faulty();
+    let mut held = lined(&lock).await;
+    let mut kept = Vec::new();
+    for turn in 0..6 {
+        let next = in_line(&lock, lock.key("job")).await;
+        let token = held.fencing_token();
+        // Of every other hold nobody keeps anything.
+        if turn % 2 == 0 {
+            kept.push((held.lease().clone(), held.cancellation_token(), token));
+        }
+        drop(held);
+        held = got(next).await;
+        assert!(held.is_held() && held.fencing_token() > token);
+        for (lease, lost, token) in &kept {
+            assert!(!lease.is_held() && lease.check().is_err() && lease.fencing_token() == *token);
+            assert_eq!(lease.ended().await, None, "it was released");
+            assert!(!lost.is_cancelled());
+        }
+    }
+    drop(held);
+    left_nothing(&lock, &store).await;
+}

@@ -430,6 +430,21 @@ async fn short_claims_are_believed_and_confirmed_whatever_the_ttl() {
     }
 }
 
+/// However long the ttl is, a claim is one of a second, and so are the pauses between attempts to confirm it.
+#[tokio::test(start_paused = true)]
+async fn a_claim_is_confirmed_when_the_store_goes_on() {
+    for ttl in [5, 30, 86_400].map(Duration::from_secs) {
+        let script = Script::new(|_| Attempt::Busy(Busy::default()));
+        let lock = Locker::builder(script.clone()).ttl(ttl).build().unwrap();
+        script.hang_renewals_of("tasklock:job");
+        let guard = timeout(Duration::from_secs(60), lock.acquire("job")).await.expect("the claim").unwrap();
+        tokio::time::sleep(Duration::from_millis(820)).await;
+        script.answer_all_renewals();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        assert!(guard.is_held() && guard.remaining() > ttl / 2, "{ttl:?}");
+    }
+}
+
 /// A grant that is over at once, again and again, is no reason to ask without a pause.
 #[tokio::test(start_paused = true)]
 async fn a_store_that_answers_nonsense_is_asked_at_a_pace() {

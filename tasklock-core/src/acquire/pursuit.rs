@@ -4,7 +4,7 @@ use std::{convert::Infallible, future::poll_fn, time::Duration};
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::{ERROR_PAUSES, LEAST_CALL_BOUND, TRY_ATTEMPTS, Times, accept, end_of_wait, in_time, warn};
+use super::{ERROR_PAUSES, LEAST_CALL_BOUND, TRY_ATTEMPTS, Times, accept, in_time, warn};
 use crate::{
     Applied, Attempt, BackendError, Busy, Claim, Grant, Guard, Intent, Key, LockError, Mono, Nonce, Observed, Request,
     Wake, WakeBy,
@@ -83,7 +83,7 @@ impl Pursuit {
         let (shared, key, started) = (self.core.shared.clone(), self.request.key.clone(), self.started);
         let (sight, looking) = (self.sight.clone(), self.place.as_ref().map(Place::looking));
         let mut signal = shared.signal.subscribe();
-        let give_up = end_of_wait(options, started);
+        let give_up = options.end_of_wait(started);
         let outcome = tokio::select! {
             biased;
             () = async { drop(signal.wait_for(|signal| signal.closed).await) } => Some(Err(LockError::ShutDown)),
@@ -111,12 +111,11 @@ impl Pursuit {
             };
             match answer {
                 Ok(Attempt::Granted(grant)) => {
-                    if let Some(guard) = self.accept(&grant, sent, options) {
-                        // Lost already, if the locker was shut down meanwhile.
-                        return guard.check().map(|()| guard);
+                    if let Some(guard) = self.accept(&grant, sent, options)? {
+                        return Ok(guard);
                     }
                     failures += 1;
-                    let late = BackendError::transient("granted only after the lease had ended");
+                    let late = BackendError::transient("what was granted was over before it could be used");
                     self.found_failing(late, sent, failures, options)?;
                     tokio::time::sleep(next_error_pause(&mut error_pauses)).await;
                 }
@@ -189,21 +188,26 @@ impl Pursuit {
     }
 
     /// A guard, or, if the grant came too late to be of use, a fresh start under another nonce.
-    fn accept(&mut self, grant: &Grant, sent: Mono, options: &Options) -> Option<Guard> {
-        let now = self.core.shared.clock.now();
+    fn accept(&mut self, grant: &Grant, sent: Mono, options: &Options) -> Result<Option<Guard>, LockError> {
+        let shared = self.core.shared.clone();
+        let now = shared.clock.now();
         if let Some(deadline) = in_time(&self.request, grant, sent, now) {
             self.asked = false;
             let times = Times { started: self.started, now, deadline };
             let place = self.place.take();
-            return Some(accept(&self.core, place, self.request.clone(), self.unsettled, grant, &times, options));
+            let guard = accept(&self.core, place, self.request.clone(), self.unsettled, grant, &times, options);
+            shared.check_open()?;
+            if guard.is_held() {
+                return Ok(Some(guard));
+            }
         }
         self.withdraw();
-        self.request.nonce = Nonce::fresh();
-        self.request.since = now;
+        // Nothing of the fresh one is under way.
+        (self.request.nonce, self.request.since, self.unsettled) = (Nonce::fresh(), now, false);
         if self.request.intent != Intent::Try {
             self.request.intent = Intent::Wait;
         }
-        None
+        Ok(None)
     }
 
     fn found_busy(&mut self, busy: &Busy, options: &Options) -> Result<(), LockError> {

@@ -1,9 +1,10 @@
 //! Standing in line behind others of this process.
 
-use super::{end_of_wait, pursuit::Pursuit, request, warn};
+use super::{pursuit::Pursuit, request, warn};
 use crate::{
     Guard, Intent, Key, LockError, Mono, Observed,
     core_ref::CoreRef,
+    lock::BoxFuture,
     options::Options,
     queue::{Place, Told},
     runtime::InRuntime,
@@ -17,51 +18,55 @@ pub(super) struct Standing {
     pub(super) started: Mono,
 }
 
-/// What standing in line comes to.
-enum Stood {
-    Handed(Guard),
-    MayAsk(Standing),
-}
-
 impl Standing {
-    /// Whoever waits for ever is woken by what it is told and by nothing else: no timer of its own.
-    pub(super) async fn run(self, options: &Options) -> Result<Guard, LockError> {
-        let shared = self.core.shared.clone();
-        let give_up = end_of_wait(options, self.started);
-        let stood = if give_up == Mono::NEVER {
-            self.stand(options).await?
-        } else {
-            let (key, started) = (self.key.clone(), self.started);
-            let (line, stand) = (self.place.line(), self.stand(options));
-            let bounded = async {
-                tokio::select! {
-                    biased;
-                    stood = stand => return stood,
-                    () = shared.clock.sleep_until(give_up) => {}
-                }
-                let now = shared.clock.now();
-                let error = line.gave_up(started, now);
-                if let LockError::Timeout { waited, .. } = error {
-                    shared.observe(|| Observed::TimedOut { key: &key, waited });
-                }
-                Err(error)
-            };
-            InRuntime::new(&shared, bounded).await?
-        };
-        match stood {
-            Stood::Handed(guard) => Ok(guard),
-            Stood::MayAsk(standing) => {
-                let Standing { core, place, key, started } = standing;
-                let now = shared.clock.now();
-                let request = request(key, Intent::Wait, options, now);
-                let mut pursuit = Box::new(Pursuit::new(&core, Some(place), request, started, None));
-                pursuit.told_waiting = true;
-                InRuntime::new(&shared, pursuit.run(options)).await
-            }
+    /// Boxed, and apart from what only those need whose time is bounded, or who have come to the front.
+    pub(super) fn run(self, options: &Options) -> BoxFuture<'_, Result<Guard, LockError>> {
+        match options.end_of_wait(self.started) {
+            Mono::NEVER => Box::pin(self.wait(options)),
+            give_up => Box::pin(self.wait_until(give_up, options)),
         }
     }
 
-    async fn stand(mut self, options: &Options) -> Result<Stood, LockError> {
+    /// Whoever waits for ever is woken by what it is told and by nothing else: no timer of its own.
+    async fn wait(mut self, options: &Options) -> Result<Guard, LockError> {
+        match self.stand(options).await? {
+            Some(guard) => Ok(guard),
+            None => self.ask(options).await,
+        }
+    }
+
+    async fn wait_until(mut self, give_up: Mono, options: &Options) -> Result<Guard, LockError> {
+        let shared = self.core.shared.clone();
+        let (key, started, line) = (self.key.clone(), self.started, self.place.line());
+        let bounded = async {
+            tokio::select! {
+                biased;
+                stood = self.stand(options) => return stood,
+                () = shared.clock.sleep_until(give_up) => {}
+            }
+            let now = shared.clock.now();
+            let error = line.gave_up(started, now);
+            if let LockError::Timeout { waited, .. } = error {
+                shared.observe(|| Observed::TimedOut { key: &key, waited });
+            }
+            Err(error)
+        };
+        match InRuntime::new(&shared, bounded).await? {
+            Some(guard) => Ok(guard),
+            None => self.ask(options).await,
+        }
+    }
+
+    fn ask(self, options: &Options) -> InRuntime<'_, Guard> {
+        let Standing { core, place, key, started } = self;
+        let request = request(key, Intent::Wait, options, core.shared.clock.now());
+        let mut pursuit = Box::new(Pursuit::new(&core, Some(place), request, started, None));
+        pursuit.told_waiting = true;
+        InRuntime::new(&core.shared, pursuit.run(options))
+    }
+
+    /// Until it is handed the hold, or, without a guard, may ask the store.
+    async fn stand(&mut self, options: &Options) -> Result<Option<Guard>, LockError> {
         let shared = self.core.shared.clone();
         let _leaving = shared.waiters.token();
         let mut warn_after = options.warn_after;
@@ -71,7 +76,7 @@ impl Standing {
             shared.check_open()?;
             self.check_patience(options)?;
             if self.place.may_ask() {
-                return Ok(Stood::MayAsk(self));
+                return Ok(None);
             }
             let told = self.place.told().await;
             let now = shared.clock.now();
@@ -80,10 +85,12 @@ impl Standing {
                     if let Some(hold) = baton.begin(options, now) {
                         let guard = self.core.guard(hold);
                         shared.acquired(guard.key(), guard.fencing_token(), now.since(self.started));
-                        // Lost already, if the locker was shut down meanwhile.
-                        return guard.check().map(|()| Stood::Handed(guard));
+                        shared.check_open()?;
+                        if guard.is_held() {
+                            return Ok(Some(guard));
+                        }
                     }
-                    // Its time was over before it was taken up.
+                    // It was lost, or its time over, before it was taken up.
                     if let Some(place) = Place::take(&shared, &self.key, options, now) {
                         self.place = place;
                     }

@@ -40,12 +40,12 @@ mod values;
 mod young;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     fmt,
     future::poll_fn,
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Poll, Waker},
     time::Duration,
@@ -54,9 +54,9 @@ use std::{
 use hashbrown::{HashTable, hash_table};
 
 use crate::{
-    Administer, AsyncLock, Attempt, BackendError, Busy, Capabilities, Change, Claim, Clock, Expiry, Fencing,
-    FencingToken, Health, Intent, Key, Mode, Mono, Nonce, Page, PoolChange, Pools, Powers, Released, Renewed, Request,
-    Scope, Span, State, Validity, Values, Wake, WakeBy,
+    Administer, AsyncLock, Attempt, Busy, Capabilities, Change, Claim, Clock, Expiry, Fencing, FencingToken, Health,
+    Intent, Key, Mode, Mono, Nonce, Page, PoolChange, Pools, Powers, Released, Renewed, Request, Scope, Span, State,
+    Validity, Values, Wake, WakeBy, Withdrawn,
     lock::{BoxFuture, StepResult},
     queue::give_back_room,
     shards::{Shards, lock},
@@ -78,10 +78,8 @@ pub struct MemoryLock {
 struct Store {
     shards: Shards<Shard>,
     clock: OnceLock<Clock>,
-    /// Nonces that were withdrawn while an attempt of theirs was still to come, and until when that is remembered.
-    /// Only a wrapper that delays calls makes any.
-    withdrawn: Mutex<VecDeque<(Nonce, Mono)>>,
-    any_withdrawn: AtomicBool,
+    /// Noted and looked at under the lock of the key's shard.
+    withdrawn: Withdrawn,
     values: Mutex<Table>,
     nurseries: Nurseries,
 }
@@ -92,8 +90,6 @@ struct Shard {
     token: u64,
 }
 
-/// How long a withdrawal is remembered.
-const WITHDRAWN: Duration = Duration::from_secs(60);
 const CAPABILITIES: Capabilities = Capabilities::new("memory")
     .fencing(Fencing::Strong)
     .expiry(Expiry::Server)
@@ -102,6 +98,7 @@ const CAPABILITIES: Capabilities = Capabilities::new("memory")
     .shared(true)
     .permits(true)
     .spans(true)
+    .signs_of_life(true)
     .scope(Scope::Process);
 
 impl MemoryLock {
@@ -110,9 +107,9 @@ impl MemoryLock {
     pub fn new() -> Self {
         let token = wall_micros().max(HIGHEST.load(Ordering::Relaxed));
         let shards = Shards::new(|| Shard { slots: HashTable::new(), token });
-        let (withdrawn, any_withdrawn) = (Mutex::default(), AtomicBool::new(false));
         let (clock, values, nurseries) = (OnceLock::new(), Mutex::default(), Nurseries::default());
-        MemoryLock { store: Arc::new(Store { shards, clock, withdrawn, any_withdrawn, values, nurseries }) }
+        let withdrawn = Withdrawn::default();
+        MemoryLock { store: Arc::new(Store { shards, clock, withdrawn, values, nurseries }) }
     }
 
     /// The store of this name, shared by everyone in the process who asks for it while anyone has it.
@@ -157,9 +154,7 @@ impl MemoryLock {
         let now = if let Intent::Poll { .. } = request.intent { self.now() } else { request.since };
         let mut guard = self.store.shards.of(&request.key);
         let Shard { slots, token } = &mut *guard;
-        if self.store.any_withdrawn.load(Ordering::Acquire) && self.is_withdrawn(request.nonce) {
-            return Err(BackendError::fatal("this acquisition was withdrawn before"));
-        }
+        self.store.withdrawn.check(request.nonce, || self.now())?;
         let slot = slots.entry(request.key.hash64(), |slot| slot.key == request.key, |slot| slot.key.hash64());
         let entry = match slot {
             hash_table::Entry::Vacant(_) if request.mode == Mode::Member && request.intent == Intent::Try => {
@@ -204,8 +199,7 @@ impl MemoryLock {
     fn free(&self, claim: &Claim) -> Released {
         let shard = self.store.shards.of(&claim.key);
         if claim.unsettled {
-            lock(&self.store.withdrawn).push_back((claim.nonce, self.now().after(WITHDRAWN)));
-            self.store.any_withdrawn.store(true, Ordering::Release);
+            self.store.withdrawn.note(claim.nonce, self.now());
         }
         self.free_in(shard, &claim.key, claim.nonce)
     }
@@ -233,14 +227,6 @@ impl MemoryLock {
         drop(left);
         after.run();
         released
-    }
-
-    fn is_withdrawn(&self, nonce: Nonce) -> bool {
-        let now = self.now();
-        let mut withdrawn = lock(&self.store.withdrawn);
-        withdrawn.retain(|(_, until)| *until > now);
-        self.store.any_withdrawn.store(!withdrawn.is_empty(), Ordering::Release);
-        withdrawn.iter().any(|(n, _)| *n == nonce)
     }
 
     fn extend(&self, claim: &Claim) -> Renewed {
@@ -298,8 +284,9 @@ impl MemoryLock {
 /// Why `nonce` was not let in, and when to look again.
 fn busy(entry: &Entry, nonce: Nonce, now: Mono) -> Busy {
     let holders = entry.holders.as_slice();
-    let holder = holders.first().map(|held| Arc::new(held.holder(now)));
-    let soonest = holders.iter().map(|held| held.expires.since(now)).min();
+    let first = holders.iter().min_by_key(|held| held.expires);
+    let holder = first.map(|held| Arc::new(held.holder(now)));
+    let soonest = first.map(|held| held.expires.since(now));
     // Nobody holds a pool without members, and those who wait for it are to be seen to live.
     let soonest = soonest.or(entry.members.is_some().then_some(CLAIM));
     let place = entry.waiters.iter().rposition(|waiter| waiter.nonce == nonce);

@@ -166,15 +166,6 @@ pub(crate) struct LineOf {
 }
 
 impl LineOf {
-    /// The line for this key, if there is one.
-    pub(crate) fn at(shared: &Arc<Shared>, key: &Key) -> Self {
-        let mut line = LineOf { shared: shared.clone(), key: key.clone(), sight: Sight::default() };
-        if let Some(sight) = line.look(|line| line.sight.clone()) {
-            line.sight = sight;
-        }
-        line
-    }
-
     /// Who has what is waited for: this process, or whom the one in front has seen last.
     pub(crate) fn holder(&self, now: Mono) -> Option<Arc<Holder>> {
         self.tenant(now).or_else(|| self.sight.holder(now))

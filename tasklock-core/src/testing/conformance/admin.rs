@@ -8,8 +8,14 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
     pub async fn only_the_silent_are_stale(&self) {
         let (here, there) = (locker(self.client().await), locker(self.client().await));
         let declared = here.capabilities();
+        if !declared.signs_of_life {
+            let refused = here.break_if_stale(self.name("stale"), Duration::ZERO).await;
+            assert!(matches!(refused, Err(LockError::Unsupported { .. })), "not declared: {refused:?}");
+            return;
+        }
         let shared = declared.shared.then_some("shared");
-        for mode in ["alone", "never"].into_iter().chain(shared) {
+        let never = declared.max_ttl.is_none().then_some("never");
+        for mode in ["alone"].into_iter().chain(never).chain(shared) {
             let name = self.name(&format!("stale {mode}"));
             let wanted = here.key(&name).renew(Renew::Off);
             let holder = match mode {
@@ -18,10 +24,8 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
                 _ => wanted.shared(),
             };
             let holder = holder.acquire().await.expect("a free key");
-            match there.break_if_stale(&name, Duration::from_secs(3600)).await {
-                Err(LockError::Unsupported { .. }) => return holder.release().await.map(drop).expect("a release"),
-                broken => assert!(!broken.expect("an answer"), "{mode}: broken before its time"),
-            }
+            let broken = there.break_if_stale(&name, Duration::from_secs(3600)).await;
+            assert!(!broken.expect("an answer"), "{mode}: broken before its time");
             let clock = Clock::current();
             let silent = async || {
                 let state = there.inspect(&name).await.expect("an answer");
@@ -51,10 +55,14 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         let (here, there) = (locker(self.client().await), locker(self.client().await));
         let names = ["ends", "endless", "free"].map(|name| self.name(&format!("who {name}")));
         let ends = here.acquire(&names[0]).await.expect("a free key");
+        let endless = here.key(&names[1]).ttl(Ttl::Never).acquire().await;
         // A backend whose leases all have to end says so.
-        let endless = match here.key(&names[1]).ttl(Ttl::Never).acquire().await {
-            Err(LockError::Backend(refused)) if !refused.is_retryable() => None,
-            endless => Some(endless.expect("a free key")),
+        let endless = match here.capabilities().max_ttl {
+            Some(_) => {
+                assert!(endless.is_err_and(|refused| !refused.is_retryable()), "a lease that never ends");
+                None
+            }
+            None => Some(endless.expect("a free key")),
         };
         let told = there.who(&names).await.expect("an answer");
         let told: Vec<_> = told.iter().map(|(key, state)| (key.name(), state.is_free())).collect();

@@ -8,7 +8,7 @@ use std::sync::{
 use tokio::task::JoinSet;
 
 use super::{Arc, AsyncLock, Duration, Fencing, Locker, SHORT_TTLS, Suite, locker, pin, poll_times, until_quiet};
-use crate::{Fence, Observed, Observer};
+use crate::{Clock, Fence, Observed, Observer, ReleaseOutcome};
 
 impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
     /// Tasks of two clients, one counter: none is lost, and no older token is ever seen after a newer one.
@@ -110,6 +110,20 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
                 }
             }
         }
+    }
+
+    /// What is given back before its minimum is over is nobody's until then.
+    pub async fn a_minimum_hold_is_kept(&self) {
+        let (here, there) = (locker(self.client().await), locker(self.client().await));
+        let (name, least, clock) = (self.name("minimum"), Duration::from_millis(300), Clock::current());
+        let began = clock.now();
+        let guard = here.key(&name).min_hold(least).acquire().await.expect("a free key");
+        assert_eq!(guard.release().await.expect("a release"), ReleaseOutcome::KeptBack);
+        let next = there.acquire(&name).await.expect("a key that is given back in time");
+        let after = clock.now().since(began);
+        assert!(after >= least, "given to another after {after:?}");
+        next.release().await.expect("a release");
+        self.clean_after(&[here, there]).await;
     }
 }
 

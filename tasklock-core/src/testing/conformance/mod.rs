@@ -76,6 +76,7 @@ pub async fn run_all<B: AsyncLock, F: AsyncFn() -> B>(make: F) {
         renewal_outlives_the_ttl
         a_dropped_guard_lets_the_next_in
         dropped_acquisitions_leave_nothing
+        a_minimum_hold_is_kept
         readers_share_and_writers_do_not
         permits_are_as_many_as_the_caller_says
         modes_exclude_each_other
@@ -114,6 +115,8 @@ pub async fn run_all<B: AsyncLock, F: AsyncFn() -> B>(make: F) {
 /// The longest a case takes on a store that answers.
 const CASE: Duration = Duration::from_secs(120);
 const TTL: Duration = Duration::from_secs(20);
+/// What a store that counts in milliseconds, or in seconds, rounds up.
+const CLOCKS: Duration = Duration::from_secs(2);
 /// For what takes a whole lease. A machine too busy for the first loses it rightly, and is given a longer one.
 const SHORT_TTLS: [Duration; 3] = [Duration::from_millis(400), Duration::from_secs(2), Duration::from_secs(10)];
 
@@ -286,6 +289,11 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         let state = store.inspect(&key).await.expect("an answer");
         let holder = state.holder.expect("a holder");
         assert!(holder.token.is_none() || holder.token == token, "inspect tells another token");
+        assert_eq!(holder.owner, request.owner, "inspect tells another owner");
+        let since = Clock::current().now().since(request.since) + CLOCKS;
+        assert!(holder.held.is_none_or(|held| held <= since), "held for {:?}, asked for {since:?} ago", holder.held);
+        assert!(holder.silent.is_none_or(|silent| silent <= since), "silent for {:?}", holder.silent);
+        assert!(holder.remaining.is_none_or(|left| left <= TTL + CLOCKS), "{:?} are left", holder.remaining);
         self.clean(&store, &request).await;
         assert!(store.inspect(&key).await.expect("an answer").is_free(), "a released key is free");
     }

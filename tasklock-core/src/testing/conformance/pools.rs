@@ -8,8 +8,8 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{
-    Arc, AsyncLock, Attempt, Claim, Duration, Fencing, Intent, Key, Mode, Released, Renew, Renewed, Request, Suite,
-    Ttl, fenced_after, locker, pin, poll_times, released, until_quiet,
+    Arc, AsyncLock, Attempt, CLOCKS, Claim, Duration, Fencing, Intent, Key, Mode, Owner, Released, Renew, Renewed,
+    Request, Suite, Ttl, fenced_after, locker, pin, poll_times, released, until_quiet,
 };
 use crate::{FencingToken, Grant, Locker, Pool, PoolChange, Pools, StepResult};
 
@@ -227,6 +227,8 @@ impl<B: AsyncLock, F: AsyncFn() -> B> Suite<F> {
         let holder = held.holder.as_ref().expect("a holder");
         assert_eq!(holder.token, Some(guard.fencing_token()), "told under another token");
         assert!(holder.remaining.is_some_and(|left| !left.is_zero() && left <= Duration::from_secs(31)), "{holder:?}");
+        assert_eq!(holder.owner, Owner::this_process(), "told under another owner");
+        assert!(holder.silent.is_none_or(|silent| silent <= guard.held() + CLOCKS), "silent for {:?}", holder.silent);
         assert!(free.is_free());
         assert!(other.contains("member 1001").await.expect("an answer"));
         // A lock of the same name is another thing, and so is its queue.
