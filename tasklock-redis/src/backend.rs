@@ -18,10 +18,11 @@ use crate::{
     config::RedisConfig,
     inbox::{Inbox, Unwanted},
     layout::{Client, OwnerKey, Record, names_of},
-    link::{Heard, Said, Turn},
+    link::Turn,
     node::Node,
     nodes::Nodes,
     script::{Answer, Found, Step, What},
+    server::{Heard, Said},
 };
 
 /// As the script has it: how long a pushed grant lasts until it is confirmed, and a waiter that does not ask.
@@ -36,6 +37,7 @@ const CAPABILITIES: Capabilities = Capabilities::new("redis")
     .shared(true)
     .permits(true)
     .spans(true)
+    .signs_of_life(true)
     .scope(Scope::Cluster);
 
 /// Locks in a Redis or Valkey server, or in a cluster of them: see the [crate](crate) for how.
@@ -100,11 +102,10 @@ impl RedisLock {
         } else {
             let commands = config.commands();
             let turned = {
-                let recheck = recheck.clone();
-                move |turn| {
-                    if turn == Turn::Reopened {
-                        recheck.notify_one();
-                    }
+                let (recheck, inbox) = (recheck.clone(), inbox.clone());
+                move |turn| match turn {
+                    Turn::Reopened => recheck.notify_one(),
+                    Turn::Lost => inbox.undate(|_| true),
                 }
             };
             Nodes::One(Node::open(config.server(client.inbox(), heard)?, commands, &runtime, turned).await?)

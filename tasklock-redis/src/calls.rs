@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     fmt, mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use redis::{Cmd, Value};
@@ -24,6 +25,11 @@ pub(crate) trait Carried: Sized + fmt::Debug + Send + Sync + 'static {
     /// Those that may share a call have the same.
     fn company(&self) -> Option<(Slot, Needs)> {
         None
+    }
+
+    /// Whether it is one of the many that come at a time and have time: the others do not stand behind all of them.
+    fn is_one_of_many(&self) -> bool {
+        false
     }
 
     /// The command that carries out these steps, by the script's hash or, if the server does not know it, by its text.
@@ -52,7 +58,8 @@ const LANES: usize = 2;
 /// Steps on their way to the store.
 ///
 /// A step that finds a lane free is sent at once, by its caller. Else it waits with others until a call has been
-/// answered, and they go together. So the busier it is, the more steps share a call.
+/// answered, and they go together. So the busier it is, the more steps share a call. Renewals, of which thousands may be due at
+/// once, stand in a line of their own, and each line has half of a call if the other one needs its half.
 #[derive(Debug)]
 pub(crate) struct Calls<S: Carried = Step>(Arc<Shared<S>>);
 
@@ -67,13 +74,20 @@ struct Shared<S: Carried> {
 struct Traffic<S: Carried> {
     under_way: usize,
     waiting: VecDeque<Waiting<S>>,
+    /// Those that are each one of many.
+    many: VecDeque<Waiting<S>>,
 }
 
-type Waiting<S> = (S, oneshot::Sender<StepResult<<S as Carried>::Answer>>);
+#[derive(Debug)]
+struct Waiting<S: Carried> {
+    step: S,
+    reply: oneshot::Sender<StepResult<S::Answer>>,
+    since: Instant,
+}
 
 impl<S: Carried> Calls<S> {
     pub(crate) fn new(link: Arc<Link>, runtime: Handle) -> Self {
-        let traffic = Mutex::new(Traffic { under_way: 0, waiting: VecDeque::new() });
+        let traffic = Mutex::new(Traffic { under_way: 0, waiting: VecDeque::new(), many: VecDeque::new() });
         Calls(Arc::new(Shared { link, runtime, traffic }))
     }
 
@@ -97,6 +111,12 @@ impl<S: Carried> Calls<S> {
                 answer.await.unwrap_or_else(|_| unanswered())
             }
         }
+    }
+
+    /// For how long the first of the line has waited that this step would join.
+    pub(crate) fn behind(&self, step: &S) -> Duration {
+        let mut traffic = self.0.traffic();
+        traffic.line(step).front().map(|one| one.since.elapsed()).unwrap_or_default()
     }
 
     /// Carries out one step at a node that its slot is on the way to. It goes by itself: others are not to follow it.
@@ -165,15 +185,32 @@ impl<S: Carried> Shared<S> {
 impl<S: Carried> Traffic<S> {
     fn wait(&mut self, step: S) -> oneshot::Receiver<StepResult<S::Answer>> {
         let (reply, answer) = oneshot::channel();
-        self.waiting.push_back((step, reply));
+        self.line(&step).push_back(Waiting { step, reply, since: Instant::now() });
         answer
+    }
+
+    fn line(&mut self, step: &S) -> &mut VecDeque<Waiting<S>> {
+        if step.is_one_of_many() { &mut self.many } else { &mut self.waiting }
     }
 
     /// Those who go next, if any.
     fn next(&mut self) -> Vec<Waiting<S>> {
-        let next = self.waiting.drain(..self.waiting.len().min(MOST)).collect();
-        if self.waiting.is_empty() && self.waiting.capacity() > ROOM_KEPT {
-            self.waiting = VecDeque::new();
+        let room = MOST - self.waiting.len().min(MOST / 2);
+        let mut next = Vec::with_capacity(room.min(self.many.len()));
+        while next.len() < room {
+            match self.many.pop_front() {
+                // Nobody waits for a renewal that has taken too long: it would keep those behind it from being in time.
+                Some(one) if one.reply.is_closed() => {}
+                Some(one) => next.push(one),
+                None => break,
+            }
+        }
+        let others = self.waiting.len().min(MOST - next.len());
+        next.extend(self.waiting.drain(..others));
+        for line in [&mut self.waiting, &mut self.many] {
+            if line.is_empty() && line.capacity() > ROOM_KEPT {
+                *line = VecDeque::new();
+            }
         }
         next
     }
@@ -197,8 +234,8 @@ impl<S: Carried> Lane<S> {
                 return;
             }
             // Of those on one lock each keeps its place.
-            steps.sort_by_key(|(step, _)| step.company());
-            let (asked, replies): (Vec<_>, Vec<_>) = steps.into_iter().unzip();
+            steps.sort_by_key(|one| one.step.company());
+            let (asked, replies): (Vec<_>, Vec<_>) = steps.into_iter().map(|one| (one.step, one.reply)).unzip();
             for (answer, reply) in self.calls.send(&asked).await.into_iter().zip(replies) {
                 let _ = reply.send(answer);
             }
@@ -211,13 +248,13 @@ impl<S: Carried> Lane<S> {
 impl<S: Carried> Drop for Lane<S> {
     fn drop(&mut self) {
         let mut traffic = self.calls.traffic();
-        if self.used && !traffic.waiting.is_empty() {
+        if self.used && !(traffic.waiting.is_empty() && traffic.many.is_empty()) {
             drop(traffic);
             self.calls.runtime.spawn(Lane { calls: self.calls.clone(), used: false }.carry());
             return;
         }
         traffic.under_way -= 1;
-        let unanswered = mem::take(&mut traffic.waiting);
+        let unanswered = (mem::take(&mut traffic.waiting), mem::take(&mut traffic.many));
         drop(traffic);
         drop(unanswered);
     }
@@ -225,4 +262,54 @@ impl<S: Carried> Drop for Lane<S> {
 
 fn unanswered<A>() -> StepResult<A> {
     Err(BackendError::unknown("redis: the call was not carried to its end"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether it is one of many.
+    #[derive(Debug)]
+    struct One(bool);
+
+    impl Carried for One {
+        type Answer = ();
+
+        fn is_one_of_many(&self) -> bool {
+            self.0
+        }
+
+        fn command(_: &[Self], _: bool) -> Cmd {
+            Cmd::new()
+        }
+
+        fn answers(steps: &[Self], _: Value) -> Vec<StepResult<()>> {
+            steps.iter().map(|_| Ok(())).collect()
+        }
+    }
+
+    /// How many of a line go next, and how many of the many.
+    fn next(traffic: &mut Traffic<One>) -> (usize, usize) {
+        let next = traffic.next();
+        let many = next.iter().filter(|one| one.step.0).count();
+        (next.len() - many, many)
+    }
+
+    #[test]
+    fn no_line_stands_behind_the_other() {
+        let mut traffic = Traffic { under_way: 0, waiting: VecDeque::new(), many: VecDeque::new() };
+        let line = |traffic: &mut Traffic<One>, count: usize, many: bool| -> Vec<_> {
+            (0..count).map(|_| traffic.wait(One(many))).collect()
+        };
+        let renewals = line(&mut traffic, 100, true);
+        let lone = line(&mut traffic, 1, false);
+        assert_eq!(next(&mut traffic), (1, MOST - 1), "the lone one goes with the first of them");
+        let others = line(&mut traffic, 100, false);
+        assert_eq!(next(&mut traffic), (MOST / 2, MOST / 2));
+        assert_eq!(next(&mut traffic), (MOST - 5, 5), "the many need less than their half");
+        drop(line(&mut traffic, 100, true));
+        assert_eq!(next(&mut traffic), (9, 0), "nobody waits for these");
+        assert_eq!(next(&mut traffic), (0, 0));
+        drop((renewals, lone, others));
+    }
 }

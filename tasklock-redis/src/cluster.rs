@@ -13,7 +13,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tasklock_core::{BackendError, LockError, StepResult};
@@ -28,10 +28,11 @@ use crate::{
     error::{self, Redirect},
     inbox::Inbox,
     layout::Client,
-    link::{Heard, Turn},
+    link::Turn,
     newer::IfEqual,
     node::Node,
     script::{Answer, Step},
+    server::Heard,
     slots::{Map, Slot, host_of},
 };
 
@@ -58,8 +59,16 @@ pub(crate) struct Cluster {
 
 struct Table {
     map: Map,
-    nodes: HashMap<Arc<str>, Arc<OnceCell<Arc<Node>>>>,
+    nodes: HashMap<Arc<str>, Arc<Way>>,
     closed: bool,
+}
+
+/// A node, once it is connected to.
+#[derive(Default)]
+struct Way {
+    node: OnceCell<Arc<Node>>,
+    /// The last attempt that failed, and when.
+    failed: Mutex<Option<(Instant, BackendError)>>,
 }
 
 impl Cluster {
@@ -129,27 +138,38 @@ impl Cluster {
                         Ok(node) => node.calls.submit_all(steps).await,
                         Err(error) => steps.iter().map(|_| Err(error.clone())).collect(),
                     };
-                    (places, answers)
+                    (master, places, answers)
                 },
                 &self.runtime,
             );
         }
         while let Some(done) = nodes.join_next().await {
-            let Ok((places, done)) = done else { continue };
+            let Ok((master, places, done)) = done else { continue };
             for (i, answer) in places.into_iter().zip(done) {
+                if let (Some(Redirect::Moved(to)), Some(slot)) = (redirect_of(&answer), steps[i].slot) {
+                    self.moved(slot, &whole(&to, &master));
+                }
                 answers[i] = Some(answer);
             }
         }
-        let mut all = Vec::with_capacity(steps.len());
-        for (step, answer) in steps.into_iter().zip(answers) {
-            all.push(match answer {
-                Some(Err(error)) if error::redirect(&error).is_none() => self.noted(Err(error)),
-                Some(Ok(answer)) => Ok(answer),
-                // It is elsewhere, or was not asked for want of a master.
-                _ => self.submit(step).await,
-            });
+        let mut again = JoinSet::new();
+        for (i, answer) in answers.iter_mut().enumerate() {
+            match answer.take().map(|answer| (redirect_of(&answer), answer)) {
+                Some((None, done)) => *answer = Some(self.noted(done)),
+                // It is elsewhere, or was not asked for want of a master. All at once, so that those of a node go together
+                // there, too.
+                _ => {
+                    let (Some(me), step) = (self.me.upgrade(), steps[i].clone()) else { continue };
+                    again.spawn_on(async move { (i, me.submit(step).await) }, &self.runtime);
+                }
+            }
         }
-        all
+        while let Some(done) = again.join_next().await {
+            let Ok((i, done)) = done else { continue };
+            answers[i] = Some(done);
+        }
+        let unanswered = || Err(BackendError::unknown("redis: the call was not carried to its end"));
+        answers.into_iter().map(|answer| answer.unwrap_or_else(unanswered)).collect()
     }
 
     pub(crate) fn is_heard(&self, slot: Slot) -> bool {
@@ -210,11 +230,11 @@ impl Cluster {
             let Some(master) = self.table().map.master(slot).cloned() else { break };
             let node = self.noted(self.node(&master).await)?;
             let mut answer = ask(node.clone(), false).await;
-            if let Some(Redirect::Ask(to)) = answer.as_ref().err().and_then(error::redirect) {
+            if let Some(Redirect::Ask(to)) = redirect_of(&answer) {
                 let to = self.noted(self.node(&whole(&to, &master)).await)?;
                 answer = ask(to, true).await;
             }
-            match answer.as_ref().err().and_then(error::redirect) {
+            match redirect_of(&answer) {
                 Some(Redirect::Moved(to)) => self.moved(slot, &whole(&to, &master)),
                 Some(Redirect::Ask(_)) => {}
                 None => return self.noted(answer),
@@ -228,39 +248,52 @@ impl Cluster {
 
     /// The node at this address, connected to if it was not.
     async fn node(&self, address: &Arc<str>) -> StepResult<Arc<Node>> {
-        let cell = {
+        let asked = Instant::now();
+        let way = {
             let mut table = self.table();
             if table.closed {
                 return Err(BackendError::fatal("redis: the connection was closed"));
             }
             table.nodes.entry(address.clone()).or_default().clone()
         };
-        let open = async || {
-            let server = self.config.node(address, self.heard.clone())?;
-            let (me, at) = (self.me.clone(), address.clone());
-            let turned = move |turn| {
-                if let Some(me) = me.upgrade() {
-                    me.turned(&at, turn);
-                }
-            };
-            Node::open(server, None, &self.runtime, turned).await.map(Arc::new)
+        if let Some(node) = way.get() {
+            return Ok(node.clone());
+        }
+        let server = self.config.node(address, self.heard.clone())?;
+        let (me, at) = (self.me.clone(), address.clone());
+        let turned = move |turn| {
+            if let Some(me) = me.upgrade() {
+                me.turned(&at, turn);
+            }
         };
-        cell.get_or_try_init(open).await.cloned()
+        let runtime = self.runtime.clone();
+        // In a task: who no longer waits does not end what others wait for.
+        let open = async move { way.open(asked, async || Node::open(server, None, &runtime, turned).await).await };
+        let opened = self.runtime.spawn(open).await;
+        opened.unwrap_or_else(|e| Err(BackendError::transient(format!("redis: {e}"))))
     }
 
     fn turned(&self, address: &str, turn: Turn) {
+        let map = self.table().map.clone();
+        let is_there = |slot| map.master(slot).is_some_and(|master| **master == *address);
         match turn {
-            Turn::Lost => self.trouble.notify_one(),
-            Turn::Reopened => {
-                let map = self.table().map.clone();
-                self.inbox.look_again(|slot| map.master(slot).is_some_and(|master| **master == *address));
+            Turn::Lost => {
+                self.inbox.undate(|slot| slot.is_some_and(&is_there));
+                self.trouble.notify_one();
             }
+            Turn::Reopened => self.inbox.look_again(is_there),
         }
     }
 
     /// A node said that it no longer has this slot.
     fn moved(&self, slot: Slot, to: &str) {
-        self.table().map.moved(slot, to);
+        {
+            let map = &mut self.table().map;
+            if map.master(slot).is_some_and(|master| **master == *to) {
+                return;
+            }
+            map.moved(slot, to);
+        }
         self.unheard(slot);
     }
 
@@ -310,9 +343,8 @@ impl Cluster {
             let before = std::mem::replace(&mut table.map, map.clone());
             let masters = map.masters();
             let is_master = |address: &str| masters.iter().any(|(master, _)| **master == *address);
-            let stays = |address: &str, node: &OnceCell<Arc<Node>>| {
-                is_master(address) || node.get().is_some_and(|node| node.link.is_open())
-            };
+            let stays =
+                |address: &str, node: &Way| is_master(address) || node.get().is_some_and(|node| node.link.is_open());
             let (stay, gone) = std::mem::take(&mut table.nodes).into_iter().partition(|(at, node)| stays(at, node));
             table.nodes = stay;
             (before, gone)
@@ -331,6 +363,29 @@ impl Cluster {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Way {
+    fn get(&self) -> Option<&Arc<Node>> {
+        self.node.get()
+    }
+
+    /// One attempt at a time. Those who have waited for one that fails do not make another, or each would wait for those of
+    /// all before.
+    async fn open(&self, asked: Instant, open: impl AsyncFnOnce() -> StepResult<Node>) -> StepResult<Arc<Node>> {
+        let failed = || self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let attempt = async || {
+            if let Some((_, error)) = failed().as_ref().filter(|(at, _)| *at >= asked) {
+                return Err(error.clone());
+            }
+            let opened = open().await;
+            if let Err(error) = &opened {
+                *failed() = Some((Instant::now(), error.clone()));
+            }
+            opened.map(Arc::new)
+        };
+        self.node.get_or_try_init(attempt).await.cloned()
     }
 }
 
@@ -366,6 +421,10 @@ async fn survey(cluster: Weak<Cluster>, trouble: Arc<Notify>) {
             pause = (pause * 2).min(PAUSES.1);
         }
     }
+}
+
+fn redirect_of<T>(answer: &StepResult<T>) -> Option<Redirect> {
+    answer.as_ref().err().and_then(error::redirect)
 }
 
 /// The address named by a node, which leaves out its own host if that is the same.

@@ -11,8 +11,8 @@ use url::Url;
 use crate::{
     RedisLock,
     address::{Hosts, Kind, database, shown, socket, tcp},
-    link::{Heard, Place, Server},
     sentinel::Sentinel,
+    server::{Heard, Place, Server},
 };
 
 /// The longest that an answer is waited for, by default and at least and at most.
@@ -413,7 +413,7 @@ impl RedisConfig {
                 };
                 let servers = sentinels.all.iter().map(server).collect::<Result<_, LockError>>()?;
                 let service = asking.service.clone();
-                Place::Watched(Arc::new(Sentinel { sentinels: servers, service, config: self.clone() }))
+                Place::Watched(Arc::new(Sentinel::new(servers, service, self.clone())))
             }
         };
         Ok(Server { place, address: self.shown, timeout: self.timeout, inbox: Some(inbox), heard })

@@ -96,9 +96,14 @@ impl Inbox {
     pub(crate) fn look_again(&self, slots: impl Fn(Slot) -> bool) {
         let now = self.clock.now();
         for waiter in self.waiters().values_mut().filter(|waiter| waiter.slot.is_some_and(&slots)) {
-            waiter.again_at = Some(now);
+            (waiter.asked, waiter.again_at) = (None, Some(now));
             waiter.told.notify_one();
         }
+    }
+
+    /// Another server may answer who waits in these slots from here on: what it pushes cannot be dated by what the one before has answered.
+    pub(crate) fn undate(&self, slots: impl Fn(Option<Slot>) -> bool) {
+        self.waiters().values_mut().filter(|waiter| slots(waiter.slot)).for_each(|waiter| waiter.asked = None);
     }
 
     /// This nonce wants nothing any more.
@@ -179,8 +184,9 @@ impl Inbox {
 impl Waiter {
     fn take(&mut self, now: Mono) -> Option<Wake> {
         if let Some(pushed) = self.pushed.take() {
-            // What cannot be dated, or is over, is asked for again: if it still stands, its time begins anew.
-            let until = self.asked.and_then(|asked| pushed.until(asked)).filter(|until| *until > now);
+            // What cannot be dated, or is nearly over, is asked for again: if it still stands, its time begins anew.
+            let until = self.asked.and_then(|asked| pushed.until(asked));
+            let until = until.filter(|until| until.since(now) > pushed.claim / 2);
             return Some(match until {
                 Some(until) => {
                     self.again_at = None;
@@ -276,6 +282,14 @@ mod tests {
         assert!(matches!(case.told().await, Some(Wake::Retry)), "a claim that was over");
         assert_eq!(case.push(2, 4_000), None);
         assert!(matches!(case.told().await, Some(Wake::Retry)), "a server whose clock went back");
+        case.inbox.found_held(case.nonce, case.clock.now(), 5_000, 1);
+        assert_eq!(case.push(2, 5_000), None);
+        tokio::time::advance(Duration::from_millis(600)).await;
+        assert!(matches!(case.told().await, Some(Wake::Retry)), "too little is left of the claim to confirm it in");
+        case.inbox.found_held(case.nonce, case.clock.now(), 5_000, 1);
+        case.inbox.undate(|_| true);
+        assert_eq!(case.push(2, 5_001), None);
+        assert!(matches!(case.told().await, Some(Wake::Retry)), "granted by another server than the one that answered");
     }
 
     #[tokio::test(start_paused = true)]
@@ -355,8 +369,11 @@ mod tests {
         case.inbox.expect(case.nonce, Some(here));
         case.inbox.look_again(|slot| slot == there);
         assert!(case.told().await.is_none(), "it waits elsewhere");
+        case.inbox.found_held(case.nonce, case.clock.now(), 5_000, 1);
         case.inbox.look_again(|slot| slot == here);
         assert!(matches!(case.told().await, Some(Wake::Retry)));
+        assert_eq!(case.push(2, 5_000), None);
+        assert!(matches!(case.told().await, Some(Wake::Retry)), "granted by another server than the one that answered");
         assert!(case.told().await.is_none(), "told once");
     }
 

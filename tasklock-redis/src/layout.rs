@@ -139,13 +139,14 @@ pub(crate) fn names_of(owner: &Owner) -> Arc<str> {
     names.into()
 }
 
-/// What is known of a holder: `member token since lease names`, `since` in milliseconds of the server's clock.
+/// What is known of a holder: `member token since lease names`, `since` in milliseconds of the server's clock. A vote of a
+/// quorum has no lease written down.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Record {
     nonce: Option<Nonce>,
     pub(crate) token: u64,
     since: u64,
-    lease: Lease,
+    lease: Option<Lease>,
     owner: Owner,
 }
 
@@ -161,14 +162,24 @@ enum Lease {
 impl Record {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.splitn(5, ' ');
-        let nonce = nonce_of(parts.next()?);
-        let (token, since) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        let (member, token, since) = (parts.next()?, parts.next()?, parts.next()?);
         let lease = parts.next()?;
         let lease = match lease.strip_prefix('@') {
             Some(heard) => Lease::HeardAt(heard.parse().ok()?),
             None => Lease::Lasts(lease.parse().ok()?),
         };
-        let mut names = parts.next()?.split(' ');
+        Self::of(member, token, since, Some(lease), parts.next()?)
+    }
+
+    /// Of a vote.
+    pub(crate) fn without_lease(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(4, ' ');
+        Self::of(parts.next()?, parts.next()?, parts.next()?, None, parts.next()?)
+    }
+
+    fn of(member: &str, token: &str, since: &str, lease: Option<Lease>, names: &str) -> Option<Self> {
+        let (nonce, token, since) = (nonce_of(member), token.parse().ok()?, since.parse().ok()?);
+        let mut names = names.split(' ');
         let pid = names.next()?.parse().unwrap_or(0);
         let mut text = || unescape(names.next().unwrap_or_default());
         let (host, application, name) = (text(), text(), text());
@@ -179,10 +190,10 @@ impl Record {
     pub(crate) fn holder(&self, now: u64, left: Option<Duration>) -> Holder {
         let held = Duration::from_millis(now.saturating_sub(self.since));
         let silent = match (self.lease, left) {
-            (Lease::Lasts(lease), Some(left)) => Some(Duration::from_millis(lease).saturating_sub(left)),
-            (Lease::HeardAt(heard), _) => Some(Duration::from_millis(now.saturating_sub(heard))),
+            (Some(Lease::Lasts(lease)), Some(left)) => Some(Duration::from_millis(lease).saturating_sub(left)),
+            (Some(Lease::HeardAt(heard)), _) => Some(Duration::from_millis(now.saturating_sub(heard))),
             // Somebody took its end away.
-            (Lease::Lasts(_), None) => None,
+            (Some(Lease::Lasts(_)), None) | (None, _) => None,
         };
         let holder = Holder::new(self.owner.clone()).held(held).remaining(left).token(FencingToken::new(self.token));
         match self.nonce.zip(silent) {
@@ -246,7 +257,7 @@ mod tests {
         assert_eq!(&*names_of(&owner), "7 host-1 é%0A worker%203%20100%25");
         let (names, nonce) = (names_of(&owner), nonce_of(&member));
         let record = Record::parse(&format!("{member} 42 1000 900 {names}")).unwrap();
-        let lease = Lease::Lasts(900);
+        let lease = Some(Lease::Lasts(900));
         assert_eq!(record, Record { nonce, token: 42, since: 1000, lease, owner: owner.clone() });
         let holder = record.holder(3_500, Some(Duration::from_millis(200)));
         assert_eq!((holder.owner, holder.held), (owner, Some(Duration::from_millis(2_500))));
@@ -271,7 +282,7 @@ mod tests {
         for text in
             ["", "a", "shared", "a b c d e", "m 1 2", "m x 2 3 n", "m 1 2 n", "m 1 2 3", "m 1 2 @ n", "m 1 2 3 n"]
         {
-            let _ = Record::parse(text);
+            let _ = (Record::parse(text), Record::without_lease(text));
         }
         assert_eq!(Record::parse("m 1 2 3 %%zz %4").map(|r| r.owner.pid()), Some(0));
         assert_eq!(unescape("%C3%A9%F"), "é%F");

@@ -115,6 +115,8 @@ pub mod quorum;
 mod script;
 mod scripts;
 mod sentinel;
+mod server;
+mod session;
 mod slots;
 
 pub use redis;

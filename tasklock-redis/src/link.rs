@@ -1,80 +1,31 @@
-//! The two connections to a server, made together and replaced together.
+//! The way to a server: two connections, made together and replaced together.
 
 use std::{
-    collections::HashSet,
-    convert::Infallible,
-    fmt,
-    future::Future,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, ProtocolVersion, PushInfo, PushKind, RedisError, RedisResult,
-    ServerErrorKind, Value, aio::MultiplexedConnection,
-};
+use redis::{Cmd, ErrorKind, PushKind, RedisResult, ServerErrorKind, Value, aio::MultiplexedConnection};
 use tasklock_core::{BackendError, StepResult};
-use tokio::sync::Notify;
 
 use crate::{
     calls::{Call, Carried},
     error,
-    layout::slot_of_inbox,
     newer::{self, IfEqual},
     script,
-    sentinel::Sentinel,
+    server::Server,
+    session::Session,
     slots::Slot,
 };
 
-/// How often the server is asked whether it is still there.
-const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Pauses between attempts to connect again.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
-/// The redis crate stops taking commands at 50 unsent ones by default.
-const UNSENT: usize = 4096;
 
 /// The way to a server, whether or not it is open just now.
 #[derive(Debug)]
 pub(crate) struct Link {
     server: Server,
     state: Mutex<State>,
-}
-
-/// Where a server is, and how it is talked to.
-#[derive(Clone, Debug)]
-pub(crate) struct Server {
-    pub(crate) place: Place,
-    /// Without secrets.
-    pub(crate) address: String,
-    /// For making a connection, and for each answer.
-    pub(crate) timeout: Duration,
-    /// The channel on which grants come; a node of a cluster has one for each slot, which is bound when it is needed.
-    pub(crate) inbox: Option<String>,
-    pub(crate) heard: Heard,
-}
-
-/// Where it is.
-#[derive(Clone, Debug)]
-pub(crate) enum Place {
-    Fixed(Box<Client>),
-    /// Wherever the sentinels say, each time it is connected to.
-    Watched(Arc<Sentinel>),
-}
-
-/// Told of what the server says unasked, in the task that reads it: a grant is awaited, and another task in between would
-/// have to be woken first.
-#[derive(Clone)]
-pub(crate) struct Heard(pub(crate) Arc<dyn Fn(Said<'_>) + Send + Sync>);
-
-/// What a server says unasked.
-#[derive(Debug)]
-pub(crate) enum Said<'a> {
-    Message(&'a str),
-    /// It no longer tells what is granted in this slot.
-    Unbound(Slot),
 }
 
 /// A change of the way to a server.
@@ -84,12 +35,6 @@ pub(crate) enum Turn {
     Reopened,
 }
 
-impl fmt::Debug for Heard {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Heard")
-    }
-}
-
 #[derive(Debug)]
 enum State {
     Open(Arc<Session>),
@@ -97,24 +42,6 @@ enum State {
     Broken(BackendError),
     Closed,
 }
-
-/// Two connections: one for commands, one on which the store speaks unasked.
-#[derive(Debug)]
-pub(crate) struct Session {
-    commands: MultiplexedConnection,
-    inbox: MultiplexedConnection,
-    broken: Arc<Notify>,
-    bound: Arc<Bound>,
-    /// The newer commands that this server does not have.
-    refused: AtomicU8,
-    /// Where the sentinels tell that another is the master, for as long as they are kept.
-    _watchers: Vec<MultiplexedConnection>,
-}
-
-/// The slots whose channels this client has at a server. Kept by the task that reads the connection, in the order in which
-/// the server says so.
-#[derive(Debug, Default)]
-struct Bound(Mutex<HashSet<Slot>>);
 
 impl Link {
     /// Opens it, with this connection for commands if there is one.
@@ -203,6 +130,7 @@ impl Link {
             if !self.replace(State::Broken(BackendError::transient(format!("redis: {why}")))) {
                 return;
             }
+            session.left.store(true, Ordering::Release);
             turned(Turn::Lost);
             drop(session);
             // One that ends as soon as it is made is not made again and again without a pause.
@@ -282,230 +210,6 @@ impl Link {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Server {
-    /// Asks it these, on a connection of its own, if it is always in the same place.
-    pub(crate) async fn ask(&self, commands: &[Cmd]) -> StepResult<Vec<Value>> {
-        let Place::Fixed(client) = &self.place else { return Err(BackendError::fatal("redis: nobody to ask")) };
-        let asked = async {
-            let connection = client.get_multiplexed_async_connection_with_config(&self.config()).await;
-            let mut connection = connection.map_err(|e| error::unreachable(&self.address, e))?;
-            let mut answers = Vec::with_capacity(commands.len());
-            for command in commands {
-                answers.push(command.query_async(&mut connection).await.map_err(error::failed)?);
-            }
-            Ok(answers)
-        };
-        self.in_time(asked).await
-    }
-
-    /// A connection on which it tells what is published on this channel, if it is always in the same place.
-    pub(crate) async fn listen<F>(&self, channel: &str, told: F) -> StepResult<MultiplexedConnection>
-    where
-        F: Fn(&str) + Send + Sync + 'static,
-    {
-        let Place::Fixed(client) = &self.place else { return Err(BackendError::fatal("redis: nobody to listen to")) };
-        let listener = move |push: PushInfo| -> Result<(), Infallible> {
-            if let (PushKind::Message, [_, Value::BulkString(message)]) = (push.kind, push.data.as_slice()) {
-                told(&String::from_utf8_lossy(message));
-            }
-            Ok(())
-        };
-        let made = async {
-            let connected = async {
-                let config = self.config().set_push_sender(listener);
-                let client = speaking_unasked(client)?;
-                let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
-                connection.subscribe(channel).await?;
-                Ok(connection)
-            };
-            connected.await.map_err(|e| error::unreachable(&self.address, e))
-        };
-        self.in_time(made).await
-    }
-
-    /// Both connections, the inbox subscribed.
-    async fn connect(&self, commands: Option<MultiplexedConnection>) -> StepResult<Session> {
-        let broken = Arc::new(Notify::new());
-        let made = async {
-            // Before they are asked who it is: nothing is missed in between.
-            let watchers = match &self.place {
-                Place::Fixed(_) => Vec::new(),
-                Place::Watched(sentinel) => sentinel.watch(&broken).await,
-            };
-            let client = self.client().await?;
-            let session = self.try_connect(client, commands, broken.clone(), watchers).await;
-            let session = session.map_err(|e| error::unreachable(&self.address, e))?;
-            if let Place::Watched(sentinel) = &self.place {
-                sentinel.confirm(&mut session.commands.clone()).await?;
-            }
-            Ok(session)
-        };
-        self.in_time(made).await
-    }
-
-    async fn in_time<T>(&self, made: impl Future<Output = StepResult<T>> + Send) -> StepResult<T> {
-        let made = tokio::time::timeout(self.timeout * 2, made).await;
-        made.unwrap_or_else(|_| {
-            let late =
-                std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {:?}", self.timeout));
-            Err(error::unreachable(&self.address, RedisError::from(late)))
-        })
-    }
-
-    async fn client(&self) -> StepResult<Client> {
-        match &self.place {
-            Place::Fixed(client) => Ok(Client::clone(client)),
-            Place::Watched(sentinel) => sentinel.master().await,
-        }
-    }
-
-    fn config(&self) -> AsyncConnectionConfig {
-        AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeout))
-            .set_response_timeout(Some(self.timeout))
-            .set_pipeline_buffer_size(UNSENT)
-    }
-
-    async fn try_connect(
-        &self,
-        client: Client,
-        commands: Option<MultiplexedConnection>,
-        broken: Arc<Notify>,
-        watchers: Vec<MultiplexedConnection>,
-    ) -> RedisResult<Session> {
-        let mut commands = match commands {
-            Some(commands) => commands,
-            None => client.get_multiplexed_async_connection_with_config(&self.config()).await?,
-        };
-        let client = speaking_unasked(&client)?;
-        let bound = Arc::new(Bound::default());
-        let node = match &self.inbox {
-            Some(_) => String::new(),
-            None => redis::cmd("CLUSTER").arg("MYID").query_async(&mut commands).await?,
-        };
-        let listener = listener(self.heard.clone(), broken.clone(), bound.clone(), node);
-        let config = self.config().set_push_sender(listener);
-        let mut inbox = client.get_multiplexed_async_connection_with_config(&config).await?;
-        if let Some(channel) = &self.inbox {
-            inbox.subscribe(channel).await?;
-        }
-        Ok(Session { commands, inbox, broken, bound, refused: AtomicU8::new(0), _watchers: watchers })
-    }
-}
-
-impl Session {
-    /// Answers in order; they go in one piece, if they are several.
-    async fn send<S: Carried>(&self, calls: &[&Call<'_, S>], whole: bool) -> Vec<RedisResult<Value>> {
-        let mut commands = self.commands.clone();
-        if let [call] = calls
-            && !call.asking
-        {
-            return vec![S::command(call.steps, whole).query_async(&mut commands).await];
-        }
-        let mut together = redis::pipe();
-        together.ignore_errors();
-        for call in calls {
-            if call.asking {
-                together.cmd("ASKING").ignore();
-            }
-            together.add_command(S::command(call.steps, whole));
-        }
-        match together.query_async::<Vec<RedisResult<Value>>>(&mut commands).await {
-            Ok(answers) => answers,
-            Err(error) => calls.iter().map(|_| Err(error.clone())).collect(),
-        }
-    }
-
-    async fn send_command(&self, command: &Cmd, asking: bool) -> RedisResult<Value> {
-        let mut commands = self.commands.clone();
-        if !asking {
-            return command.query_async(&mut commands).await;
-        }
-        let mut together = redis::pipe();
-        together.ignore_errors().cmd("ASKING").ignore().add_command(command.clone());
-        let mut answers = together.query_async::<Vec<RedisResult<Value>>>(&mut commands).await?;
-        answers.pop().unwrap_or(Ok(Value::Nil))
-    }
-
-    /// Until a call finds it broken, or the server no longer answers.
-    async fn watch(&self) -> String {
-        tokio::select! {
-            () = self.broken.notified() => "a call or the inbox ended, or the server is a replica".to_owned(),
-            why = heartbeat(&self.commands) => why,
-            why = heartbeat(&self.inbox) => why,
-        }
-    }
-}
-
-fn heartbeat(connection: &MultiplexedConnection) -> impl Future<Output = String> + Send + use<> {
-    let mut connection = connection.clone();
-    async move {
-        loop {
-            tokio::time::sleep(HEARTBEAT).await;
-            match redis::cmd("PING").query_async::<Value>(&mut connection).await {
-                Ok(Value::Push { .. }) => return "an answer that is not that to its question".to_owned(),
-                Ok(_) => {}
-                Err(why) => return why.to_string(),
-            }
-        }
-    }
-}
-
-impl Bound {
-    fn has(&self, slot: Slot) -> bool {
-        self.slots().contains(&slot)
-    }
-
-    fn slots(&self) -> MutexGuard<'_, HashSet<Slot>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The same server, in the protocol in which it may speak unasked.
-fn speaking_unasked(client: &Client) -> RedisResult<Client> {
-    let info = client.get_connection_info();
-    let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    Client::open(info.clone().set_redis_settings(settings))
-}
-
-/// What takes in what the server says unasked.
-fn listener(
-    heard: Heard,
-    broken: Arc<Notify>,
-    bound: Arc<Bound>,
-    node: String,
-) -> impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync {
-    move |push| {
-        let slot = |channel: &[u8]| slot_of_inbox(&String::from_utf8_lossy(channel));
-        match (push.kind, push.data.as_slice()) {
-            (PushKind::Message, [_, Value::BulkString(message)]) => {
-                (heard.0)(Said::Message(&String::from_utf8_lossy(message)));
-            }
-            (PushKind::SMessage, [Value::BulkString(channel), Value::BulkString(message)]) => {
-                let message = String::from_utf8_lossy(message);
-                match (message.split_once(' '), slot(channel)) {
-                    (Some((by, message)), _) if by == node => (heard.0)(Said::Message(message)),
-                    // A replica repeats what its master says, who did not find us listening, and gave the lock to another.
-                    (_, Some(slot)) => (heard.0)(Said::Unbound(slot)),
-                    _ => {}
-                }
-            }
-            (PushKind::SSubscribe, [Value::BulkString(channel), ..]) => {
-                bound.slots().extend(slot(channel));
-            }
-            (PushKind::SUnsubscribe, [Value::BulkString(channel), ..]) => {
-                if let Some(slot) = slot(channel) {
-                    bound.slots().remove(&slot);
-                    (heard.0)(Said::Unbound(slot));
-                }
-            }
-            (PushKind::Disconnection | PushKind::Unsubscribe, _) => broken.notify_one(),
-            _ => {}
-        }
-        Ok(())
     }
 }
 

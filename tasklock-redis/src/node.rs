@@ -8,7 +8,8 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use crate::{
     calls::Calls,
-    link::{Link, Server, Turn},
+    link::{Link, Turn},
+    server::Server,
 };
 
 /// One server that is a store, or one master of several that are. Closed when dropped.

@@ -7,7 +7,7 @@
 //! | key | what | ttl |
 //! |---|---|---|
 //! | `{prefix:name}:1:pool:members` | its members, by the time from which each is free | none: it is configuration, and not to vanish |
-//! | `…:lock:MEMBER` | `holder token since names`, as an owner's record: who has it | the lease's |
+//! | `…:lock:MEMBER` | `holder token since lease names`, as an owner's record: who has it | the lease's |
 //! | `…:hold:HOLDER` | the member that it has | the lease's |
 //! | `…:fence` | the last token | 30 days |
 //! | `…:had:NAME` | the member that a name had last | a day |

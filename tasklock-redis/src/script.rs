@@ -160,6 +160,11 @@ impl Carried for Step {
         self.slot.map(|slot| (slot, needs))
     }
 
+    /// A renewal; not one between two tasks, which reserves tokens, and for which others wait.
+    fn is_one_of_many(&self) -> bool {
+        self.what == What::Renew && self.names.is_empty()
+    }
+
     fn command(steps: &[Self], whole: bool) -> Cmd {
         let mut cmd = Cmd::with_capacity(3 + steps.len() * 5, 64 + steps.len() * 256);
         if whole {

@@ -11,7 +11,8 @@ use tasklock::{
 pub async fn run_late<B: AsyncLock>(delayed: fn(Duration) -> Fault, make: impl AsyncFn() -> B) {
     let make = async || {
         let (backend, faults) = Faulty::new(make().await);
-        for op in [Op::TryAcquire, Op::TryAcquireAll, Op::Renew, Op::Release, Op::Value, Op::Change] {
+        let asked = [Op::TryAcquire, Op::TryAcquireAll, Op::Renew, Op::Release, Op::Inspect];
+        for op in asked.into_iter().chain([Op::Value, Op::Change, Op::ChangePool]) {
             faults.always(op, delayed(Duration::from_millis(7)));
         }
         backend

@@ -190,6 +190,11 @@ impl Script {
         self.plan(|plan| plan.hang = Some(key.to_owned()));
     }
 
+    /// No call is left unanswered from here on.
+    pub fn answer_all_renewals(&self) {
+        self.plan(|plan| plan.hang = None);
+    }
+
     /// Renewals are answered like this.
     pub fn answer_renewals(&self, answer: Renewed) {
         self.plan(|plan| plan.answer = Some(answer));

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tasklock::{Fence, Guard, Locker};
+use tasklock::{Fence, Guard, Lease, Locker};
 use tokio::{
     sync::watch,
     task::{JoinSet, yield_now},
@@ -47,6 +47,9 @@ struct Page {
     last: u64,
     /// Who did what, under which token, in order.
     history: Vec<(usize, &'static str, u64, u64, bool)>,
+    /// Who is between reading and writing.
+    inside: Vec<(usize, Lease)>,
+    overlaps: usize,
 }
 
 impl Load {
@@ -72,6 +75,13 @@ impl Load {
         if let Some(Err(failed)) = self.tasks.try_join_next() {
             panic!("a task failed: {failed}");
         }
+    }
+
+    /// How often somebody came in while another held it still, by the reckoning of both: what the counter refuses to be harmed
+    /// by, and an exclusive lock rules out as long as its store forgets nothing.
+    #[must_use]
+    pub fn overlaps(&self) -> usize {
+        self.book.open().1.overlaps
     }
 
     /// Ends it: every task does, and nothing that was written was lost.
@@ -113,6 +123,7 @@ async fn work(who: usize, lock: Locker, key: String, book: Arc<Book>, stop: watc
             tokio::time::sleep(Duration::from_millis(1)).await;
             book.write(who, &guard, value + 1);
         }
+        book.leave(who);
         // Lost or not, it comes to an end.
         let _ = guard.release().await;
     }
@@ -135,8 +146,12 @@ impl Book {
 
     fn read(&self, who: usize, guard: &Guard) -> Option<u64> {
         let (mut open, token) = (self.open(), guard.fencing_token());
+        let held = guard.is_held();
+        let others = open.1.inside.iter().filter(|(_, lease)| lease.is_held()).count();
+        open.1.overlaps += usize::from(held && others > 0);
+        open.1.inside.push((who, guard.lease().clone()));
         open.0.admit(token).ok()?;
-        let (page, held) = (&mut open.1, guard.is_held());
+        let page = &mut open.1;
         page.history.push((who, "reads", token.get(), page.value, held));
         assert!(token.get() > page.last, "{token} was granted twice: {:?}", page.recent());
         page.last = token.get();
@@ -151,6 +166,10 @@ impl Book {
             page.value = value;
             page.written += 1;
         }
+    }
+
+    fn leave(&self, who: usize) {
+        self.open().1.inside.retain(|(other, _)| *other != who);
     }
 
     fn open(&self) -> MutexGuard<'_, (Fence, Page)> {

@@ -48,6 +48,14 @@ async fn a_wait_ends_in_time_and_names_whose_time_is_over_first() {
     assert!(matches!(waited, LockError::Timeout { .. }), "{waited}");
     assert!(waited.to_string().contains("the first") && waited.to_string().contains("licences"), "{waited}");
     assert!(pool.try_acquire().await.unwrap().is_none());
+    // Not who came first.
+    pool.extend(["b"]).await.unwrap();
+    let second = Locker::builder(store.clone()).owner_name("the second").build().unwrap();
+    let short = second.pool("licences").unwrap().ttl(Duration::from_secs(20)).acquire().await.unwrap();
+    let waited = pool.clone().wait(Duration::from_millis(10)).acquire().await.unwrap_err();
+    assert!(waited.to_string().contains("the second"), "{waited}");
+    short.release().await.unwrap();
+    pool.shrink(["b"]).await.unwrap();
     let state = pool.inspect("a").await.unwrap().expect("a member");
     assert!(matches!(state.status(Duration::from_secs(60)), Status::Locked(_)));
     drop(guard);

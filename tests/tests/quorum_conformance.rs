@@ -1,7 +1,11 @@
 //! A quorum of Redis servers passes the one suite, alone, with two of five down, and behind a wrapper that makes it slow,
 //! forgetful or repetitive, and is left empty.
 
-use tasklock::testing::{Fault, conformance};
+use tasklock::{
+    QuorumConfig,
+    redis::Value,
+    testing::{Fault, conformance},
+};
 use tasklock_tests::{
     conformance::{run_late, run_twice},
     eventually,
@@ -59,5 +63,22 @@ async fn quorum_behind_late_replies() {
 async fn quorum_with_every_acquisition_sent_twice() {
     let quorum = RedisQuorum::start("").await;
     run_twice(async || quorum.client().await).await;
+    only_counters_are_left(&quorum, 0..5).await;
+}
+
+/// The user of docs/redis-quorum.md, word by word.
+#[tokio::test]
+async fn quorum_with_no_more_rights_than_it_needs() {
+    let quorum = RedisQuorum::start("").await;
+    let page = include_str!("../../docs/redis-quorum.md");
+    let rule = page.lines().find(|line| line.starts_with("ACL SETUSER locks ")).unwrap();
+    // The suite has a prefix of its own for each of its locks.
+    let rule = rule.replace("~{tasklock:*}:1:*", "~{*}:1:*");
+    let words: Vec<_> = rule.split(' ').collect();
+    for node in &quorum.nodes {
+        let _: Value = node.ask(&words).await;
+    }
+    let url = quorum.url().replace("://", "://locks:secret@");
+    conformance::run_all(async || QuorumConfig::from_url(&url).unwrap().connect().await.unwrap()).await;
     only_counters_are_left(&quorum, 0..5).await;
 }

@@ -12,11 +12,16 @@ use std::{
 
 use tasklock::{
     AsyncLock, Attempt, Claim, Clock, Fence, FencingToken, Guard, Intent, Key, LockError, Locker, LossReason, Nonce,
-    Owner, QuorumLock, ReleaseOutcome, Released, Renew, Request, Ttl, connect, redis,
+    Owner, QuorumLock, ReleaseOutcome, Released, Renew, Renewed, Request, Ttl, connect, redis,
     testing::{poll_times, until_quiet},
 };
 use tasklock_tests::{eventually, script::QUORUM_SCRIPT, servers::RedisQuorum};
-use tokio::task::JoinHandle;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    runtime::Handle,
+    task::{JoinHandle, JoinSet},
+};
 
 /// Longer than anything here takes, and less than what would pass if a slow node were waited for.
 const PATIENCE: Duration = Duration::from_secs(50);
@@ -384,4 +389,68 @@ async fn one_at_a_time_through_restarts() {
     while let Some(task) = soon("everybody ends", tasks.join_next()).await {
         task.unwrap();
     }
+}
+
+/// Who answers late, but answers, is not asked for more and more: nobody waits for that, and it would have no end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_slow_node_is_behind_by_is_bounded() {
+    let quorum = RedisQuorum::start("").await;
+    let slow = slowed(quorum.nodes[4].port()).await;
+    let lock = connect(quorum.url().replace(&quorum.nodes[4].port().to_string(), &slow.to_string())).await.unwrap();
+    let mut crew = JoinSet::new();
+    for task in 0..32 {
+        let lock = lock.clone();
+        crew.spawn(async move {
+            // Few enough that what comes within a second is not much, whatever the machine can do.
+            let mut pace = tokio::time::interval(Duration::from_millis(30));
+            for turn in 0..200 {
+                pace.tick().await;
+                lock.acquire(format!("{task} {turn}")).await.unwrap().release().await.unwrap();
+            }
+        });
+    }
+    while let Some(done) = crew.join_next().await {
+        done.unwrap();
+    }
+    let tasks = Handle::current().metrics().num_alive_tasks();
+    assert!(tasks < 4_000, "{tasks} are under way, after 6400 locks were taken and given back");
+}
+
+/// The way to a server whose answers take a third of a second, however many come at a time.
+async fn slowed(port: u16) -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let here = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let Ok(server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+            let ((mut asks, mut told), (mut answers, mut asked)) = (client.into_split(), server.into_split());
+            tokio::spawn(async move { tokio::io::copy(&mut asks, &mut asked).await });
+            tokio::spawn(async move {
+                let mut some = vec![0; 1 << 16];
+                while let Ok(read @ 1..) = answers.read(&mut some).await {
+                    tokio::time::sleep(Duration::from_millis(333)).await;
+                    told.write_all(&some[..read]).await?;
+                }
+                Ok::<_, std::io::Error>(())
+            });
+        }
+    });
+    here
+}
+
+/// Core releases nothing that was stolen.
+#[tokio::test]
+async fn who_was_robbed_is_forgotten() {
+    let quorum = RedisQuorum::start("").await;
+    let (lock, other) = (quorum.client().await, quorum.client().await);
+    let request = request(Duration::from_secs(60));
+    let token = granted(&lock, &request).await;
+    let broken = other.powers().administer.unwrap().revoke(&request.key, None).await.unwrap();
+    assert!(broken, "there was a holder");
+    let mut claim = Claim::of(&request);
+    claim.token = Some(token);
+    let renewed = soon("an answer", lock.renew(&[claim])).await;
+    assert!(matches!(renewed[..], [Ok(Renewed::NotOwner)]), "{renewed:?}");
+    let seen = format!("{lock:?}");
+    assert!(seen.contains("tries: 0"), "{seen}");
 }

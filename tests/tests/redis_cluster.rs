@@ -308,6 +308,7 @@ async fn a_slot_goes_round_under_load() {
         cluster.move_slot(slot, from, to).await;
         load.goes_on(20).await;
     }
+    assert_eq!(load.overlaps(), 0, "two were in at once");
     load.end().await;
     for lock in &lockers {
         soon("nothing is left to do", until_quiet(lock)).await;
@@ -447,6 +448,8 @@ async fn what_a_replica_repeats_is_no_grant() {
         assert_eq!(master.ask::<i64>(&["SPUBLISH", channel, &message]).await, 1);
         let told = soon("something is heard", waiter.wait(&waits)).await.unwrap();
         assert_eq!(matches!(told, Wake::Granted(_)), believed, "{told:?}");
+        // What it was told for: what is pushed after this is dated by the answer.
+        assert!(matches!(waiter.try_acquire(&waits).await, Ok(Attempt::Busy(_))));
     }
     waiter.release(&Claim::of(&waits)).await.unwrap();
     holder.release(&Claim::of(&held)).await.unwrap();

@@ -1,7 +1,7 @@
 //! A master and two replicas, watched by three sentinels: the master is killed, stops and goes on, is deposed; sentinels
 //! hang. Nobody hangs with them, and tokens rise.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use tasklock::{
     LockError, Locker, RedisConfig, RedisLock, ReleaseOutcome, connect, connector,
@@ -47,8 +47,20 @@ async fn the_suite_with_no_more_rights_than_it_needs() {
     let rule = rule.replace("~{tasklock:*}:1:*", "~{*}:1:*");
     let words: Vec<_> = rule.split(' ').collect();
     let _: Value = sentinels.servers()[0].ask(&words).await;
-    let url = url(&sentinels).replace("://", "://locks:secret@");
+    let rights = page.lines().find_map(|line| line.strip_prefix("At the sentinels, if they have users: `")).unwrap();
+    let rights = rights.split('`').next().unwrap().split(' ');
+    let asks: Vec<_> = "ACL SETUSER asks on >secret resetchannels -@all".split(' ').chain(rights).collect();
+    for sentinel in sentinels.sentinels() {
+        let _: Value = sentinel.ask(&asks).await;
+    }
+    let url = url(&sentinels).replace("://", "://locks:secret@") + "&sentinel_user=asks&sentinel_pass=secret";
     conformance::run_all(async || RedisConfig::from_url(&url).unwrap().connect().await.unwrap()).await;
+    for sentinel in sentinels.sentinels() {
+        let mut refused: Vec<HashMap<String, Value>> = sentinel.ask(&["ACL", "LOG"]).await;
+        // The driver tells its name, where the server knows what to do with it, and goes on.
+        refused.retain(|entry| entry.get("object") != Some(&Value::BulkString(b"client|setinfo".to_vec())));
+        assert!(refused.is_empty(), "{refused:?}");
+    }
 }
 
 /// The master is killed while somebody holds and another waits: both go on with the one that takes over.
@@ -162,6 +174,27 @@ async fn sentinels_that_are_down_or_hang() {
     soon("one is enough", locker(&sentinels)).await.acquire("job").await.unwrap().release().await.unwrap();
 }
 
+/// A sentinel that hangs is waited for by nobody: who names it, too, is connected before who names only the others has
+/// connected five times.
+#[tokio::test]
+async fn a_sentinel_that_hangs_costs_nothing() {
+    let sentinels = RedisSentinels::start().await;
+    let others = sentinels.sentinels()[1..].iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port()));
+    let others = RedisConfig::sentinel(others, sentinels.service()).unwrap();
+    sentinels.sentinels()[0].pause();
+    let five_times = async {
+        for _ in 0..5 {
+            others.clone().connect().await.unwrap();
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = client(&sentinels) => {}
+        () = five_times => panic!("it was waited for"),
+    }
+    sentinels.sentinels()[0].resume();
+}
+
 /// An old view of one sentinel does not lead back to a former master.
 #[tokio::test]
 async fn a_sentinel_with_an_old_view_is_outvoted() {
@@ -213,6 +246,64 @@ async fn a_replica_repeats_nothing() {
         }
     };
     assert_eq!(message, Value::BulkString("the end".into()));
+}
+
+/// Has the sentinels name another master, while the one of the beginning stays as it is: reachable, and not to be told. As
+/// if it were cut off from them alone.
+async fn another_behind_the_back_of_the_first(sentinels: &RedisSentinels) -> usize {
+    let _: Value = sentinels.servers()[0].ask(&["ACL", "SETUSER", "default", "-slaveof", "-replicaof"]).await;
+    eventually("a failover begins", async || {
+        let words = ["SENTINEL", "FAILOVER", sentinels.service()];
+        sentinels.sentinels()[0].try_ask::<Value>(&words).await.is_ok()
+    })
+    .await;
+    sentinels.another_than(0).await
+}
+
+/// The client has left the master of the beginning for this one, where its locks are from now on.
+async fn has_gone_to(sentinels: &RedisSentinels, master: usize, lock: &Locker) {
+    let inboxes = async |server: usize| {
+        sentinels.servers()[server].ask::<Vec<String>>(&["PUBSUB", "CHANNELS", "tasklock:*"]).await
+    };
+    eventually("it is there", async || inboxes(master).await.len() == 1 && inboxes(0).await.is_empty()).await;
+    assert_eq!(sentinels.role_of(0).await, "master", "it was to know nothing");
+    let held = lock.acquire("job").await.unwrap();
+    let owners: Vec<String> = sentinels.servers()[master].ask(&["KEYS", "*:owner"]).await;
+    assert_eq!(owners.len(), 1, "taken elsewhere");
+    held.release().await.unwrap();
+}
+
+/// Sentinels are listened to, whenever they were started: one was down at first, and the others have ended since.
+#[tokio::test]
+async fn sentinels_that_come_back_are_listened_to() {
+    let sentinels = RedisSentinels::start().await;
+    let [first, second, third] = sentinels.sentinels() else { panic!("three") };
+    third.kill();
+    let lock = locker(&sentinels).await;
+    third.restart();
+    for sentinel in [first, second] {
+        sentinel.kill();
+        sentinel.restart();
+    }
+    let master = another_behind_the_back_of_the_first(&sentinels).await;
+    has_gone_to(&sentinels, master, &lock).await;
+}
+
+/// What was said while nobody could listen is asked for when somebody can again.
+#[tokio::test]
+async fn a_switch_that_was_not_heard() {
+    let sentinels = RedisSentinels::start().await;
+    let lock = locker(&sentinels).await;
+    let channels = async |rule: &str| {
+        for sentinel in sentinels.sentinels() {
+            let _: Value = sentinel.ask(&["ACL", "SETUSER", "default", rule]).await;
+        }
+    };
+    // Who listens is thrown out by that.
+    channels("resetchannels").await;
+    let master = another_behind_the_back_of_the_first(&sentinels).await;
+    channels("allchannels").await;
+    has_gone_to(&sentinels, master, &lock).await;
 }
 
 /// What they do not watch, and what is no sentinel.

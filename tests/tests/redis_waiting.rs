@@ -140,16 +140,16 @@ async fn a_reader_is_two_calls() {
     assert_eq!(work(&server).await, expected, "the last takes everything with it");
 }
 
-/// A process has one waiter at the server, but for readers.
+/// A process has one waiter at the server, but for readers; in strict order, all.
 #[tokio::test]
 async fn readers_ask_together() {
     let server = RedisServer::start();
     let (lock, there) = (connect(server.url()).await.unwrap(), connect(server.url()).await.unwrap());
     let strict = tasklock::connector(&server.url()).await.unwrap().fairness(Fairness::Strict).build().unwrap();
     let job = |lock: &Locker| lock.key("job");
-    for (key, at_the_server) in
-        [(job(&lock), 1), (job(&lock).shared(), 64), (job(&lock).permits(70), 1), (job(&strict).shared(), 64)]
-    {
+    let bounded = [(job(&lock), 1), (job(&lock).shared(), 64), (job(&lock).permits(70), 1)];
+    let in_strict_order = [job(&strict), job(&strict).shared(), job(&strict).permits(70)].map(|key| (key, 70));
+    for (key, at_the_server) in bounded.into_iter().chain(in_strict_order) {
         let held = there.acquire("job").await.unwrap();
         let mut tasks = JoinSet::new();
         for _ in 0..70 {
@@ -186,6 +186,33 @@ async fn permits_keep_their_order() {
         tokens.push(task.await.unwrap());
     }
     assert!(tokens.is_sorted(), "{tokens:?}");
+}
+
+/// Whoever came first is first, whatever process it is in.
+#[tokio::test]
+async fn strict_order_holds_among_processes() {
+    let server = RedisServer::start();
+    let strict = async || tasklock::connector(&server.url()).await.unwrap().fairness(Fairness::Strict).build().unwrap();
+    let (here, there) = (strict().await, strict().await);
+    for permits in [None, Some(2)] {
+        let held = there.acquire("job").await.unwrap();
+        let mut tasks = Vec::new();
+        for n in 1..=30 {
+            // The many of one process, and now and then one of another.
+            let key = if n % 10 == 0 { there.key("job") } else { here.key("job") };
+            let key = permits.map_or(key.clone(), |permits| key.permits(permits));
+            tasks.push(tokio::spawn(async move { key.acquire().await.unwrap().fencing_token() }));
+            eventually("it stands in line", async || there.inspect("job").await.unwrap().waiters == Some(n)).await;
+        }
+        held.release().await.unwrap();
+        let mut tokens = Vec::new();
+        for task in tasks {
+            tokens.push(task.await.unwrap());
+        }
+        assert!(tokens.is_sorted(), "{permits:?}: {tokens:?}");
+        until_quiet(&here).await;
+        until_quiet(&there).await;
+    }
 }
 
 /// Several locks are taken in one call, given back in one, and asked about in one.
@@ -409,7 +436,7 @@ async fn many_renewals_are_few_calls() {
 
 /// Acquisitions begun together share calls, and each has its own answer.
 #[tokio::test]
-async fn acquisitions_begun_together_share_calls() {
+async fn steps_begun_together_share_calls() {
     let server = RedisServer::start();
     let lock = connect(server.url()).await.unwrap();
     lock.acquire("warm").await.unwrap().release().await.unwrap();
@@ -428,8 +455,11 @@ async fn acquisitions_begun_together_share_calls() {
     let keys: std::collections::BTreeSet<_> = guards.iter().map(|guard| guard.key().name().to_owned()).collect();
     assert_eq!(keys.len(), 64);
     assert!(guards.iter().all(|guard| guard.is_held()));
+    server.reset_counts().await;
     drop(guards);
     until_quiet(&lock).await;
+    let calls = work(&server).await["evalsha"];
+    assert!(calls <= 4, "given back in {calls} calls");
     assert!(server.keys().await.keys().all(|key| key.ends_with(":fence")));
 }
 

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     config::RedisConfig,
     layout::{Client, names_of},
-    link::{Heard, Said},
+    server::{Heard, Said},
 };
 
 /// How long a node is waited for: this part of the ttl, at least so long, and never more than a quarter of the ttl.
@@ -48,6 +48,7 @@ const CAPABILITIES: Capabilities =
 ///
 /// There is no order among those who wait, there are no shared locks and no permits, and no lock without expiry.
 pub struct QuorumLock {
+    capabilities: Capabilities,
     nodes: Arc<[Node]>,
     rules: Rules,
     timeout: Duration,
@@ -65,7 +66,8 @@ impl QuorumLock {
     ///
     /// # Errors
     ///
-    /// As [`QuorumConfig::from_url`] and [`QuorumConfig::connect`].
+    /// As [`QuorumConfig::from_url`] and [`QuorumConfig::connect`]; [`LockError::InvalidOption`] also for a `max_ttl` below the
+    /// default ttl of 30 s, since no lease of that could be had.
     ///
     /// # Cancel safety
     ///
@@ -124,6 +126,7 @@ impl QuorumLock {
         };
         let nodes = nodes.into_iter().enumerate().map(node).collect::<Result<Arc<[_]>, LockError>>()?;
         Ok(QuorumLock {
+            capabilities: CAPABILITIES.max_ttl(Duration::from_millis(rules.longest)),
             nodes,
             rules,
             timeout,
@@ -292,7 +295,7 @@ impl QuorumLock {
 
 impl AsyncLock for QuorumLock {
     fn capabilities(&self) -> &Capabilities {
-        &CAPABILITIES
+        &self.capabilities
     }
 
     async fn try_acquire(&self, request: &Request) -> StepResult<Attempt> {
@@ -380,6 +383,11 @@ impl AsyncLock for QuorumLock {
                         self.ballots.saw(tally.counter());
                         tally.renewed(Validity::Until(until), FencingToken::new(step.ballot))
                     });
+                    if let Some(Ok(Renewed::NotOwner)) = outcome {
+                        // It is over, and core does not release what was stolen. A few nodes may not know yet.
+                        self.tries.forget(claim.nonce);
+                        self.give_back(&self.everywhere(), &Step { what: What::Drop, waits: None, ..step });
+                    }
                     outcome.unwrap_or_else(|| Err(BackendError::fatal("redis quorum: a renewal was not sent")))
                 }
             });
@@ -493,6 +501,7 @@ impl fmt::Debug for QuorumLock {
         f.debug_struct("QuorumLock")
             .field("nodes", &addresses)
             .field("waiters", &self.hints.len())
+            .field("tries", &self.tries.len())
             .finish_non_exhaustive()
     }
 }

@@ -139,8 +139,7 @@ impl Tries {
         }
     }
 
-    #[cfg(test)]
-    fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         let known = self.known();
         known.tries.len().max(known.ended.len())
     }

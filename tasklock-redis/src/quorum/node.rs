@@ -10,11 +10,7 @@ use tasklock_core::{BackendError, BoxFuture, StepResult};
 use tokio::{runtime::Handle, sync::watch, task::JoinHandle, time::Instant};
 
 use super::step::{Answer, Step};
-use crate::{
-    calls::Calls,
-    link::{Link, Server},
-    node::warn_if_locks_may_be_evicted,
-};
+use crate::{calls::Calls, link::Link, node::warn_if_locks_may_be_evicted, server::Server};
 
 /// Pauses between attempts to connect for the first time.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
@@ -23,6 +19,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 const AGAIN: Duration = Duration::from_millis(500);
 const MOST_OWED: usize = 4096;
 const SOME_OWED: usize = 64;
+/// A node that has not come to a step for so long is asked for nothing more: it counts as one that does not answer.
+const MOST_BEHIND: Duration = Duration::from_secs(1);
 
 /// A server of its own: its connections, and the task that keeps them open.
 #[derive(Debug)]
@@ -172,10 +170,13 @@ impl Owed {
     /// Whether somebody has to begin with it.
     fn add(&self, until: Instant, step: Step) -> bool {
         let mut debts = self.debts();
-        if debts.steps.len() == MOST_OWED {
-            debts.steps.pop_front();
+        // A release is repeated until it is answered, and owed once.
+        if !debts.steps.iter().any(|(_, owed)| owed.is_of(&step)) {
+            if debts.steps.len() == MOST_OWED {
+                debts.steps.pop_front();
+            }
+            debts.steps.push_back((until, step));
         }
-        debts.steps.push_back((until, step));
         !std::mem::replace(&mut debts.settling, true)
     }
 
@@ -226,6 +227,11 @@ fn calls(way: &Mutex<Way>) -> StepResult<Calls<Step>> {
 
 async fn send(calls: StepResult<Calls<Step>>, mut steps: Vec<Step>) -> Vec<StepResult<Answer>> {
     match calls {
+        // Rounds do not wait for it, and what it is still to be asked would grow without an end.
+        Ok(calls) if steps.first().is_some_and(|step| calls.behind(step) > MOST_BEHIND) => {
+            let behind = format!("redis quorum: this node is more than {MOST_BEHIND:?} behind");
+            steps.iter().map(|_| Err(BackendError::transient(behind.clone()))).collect()
+        }
         Ok(calls) if steps.len() == 1 => match steps.pop() {
             Some(step) => vec![calls.submit(step).await],
             None => Vec::new(),

@@ -149,8 +149,21 @@ impl Standing {
     }
 }
 
+impl Step {
+    /// Whether it is the same as this one, sent again.
+    pub(super) fn is_of(&self, other: &Step) -> bool {
+        (self.what, self.nonce, self.ballot) == (other.what, other.nonce, other.ballot)
+            && self.vote.0 == other.vote.0
+            && self.waits.is_some() == other.waits.is_some()
+    }
+}
+
 impl Carried for Step {
     type Answer = Answer;
+
+    fn is_one_of_many(&self) -> bool {
+        self.what == What::Renew
+    }
 
     fn command(steps: &[Self], whole: bool) -> Cmd {
         let mut cmd = Cmd::with_capacity(5 + steps.len() * 8, 128 + steps.len() * 256);

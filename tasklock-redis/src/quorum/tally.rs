@@ -269,7 +269,7 @@ fn holder(votes: &[&Standing], until: usize) -> Option<Holder> {
     let mut votes = votes.to_vec();
     votes.sort_by_key(|vote| vote.left);
     let vote = votes.get(votes.len().checked_sub(until)?)?;
-    Some(Record::parse(&vote.record)?.holder(vote.now, Some(vote.left)))
+    Some(Record::without_lease(&vote.record)?.holder(vote.now, Some(vote.left)))
 }
 
 #[cfg(test)]

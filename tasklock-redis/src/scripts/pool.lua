@@ -64,9 +64,13 @@ local function pick(name)
   end
 end
 
+-- How long a lease is, for the record. Of one that never ends, when its holder was last heard of.
+local function lease_of(px) return px ~= 0 and number(px) or '@' .. ms_text end
+
 local function take(member, holder, px, name, owner)
   local token, token_text = mint(base)
-  local record, free_from = holder .. ' ' .. token_text .. ' ' .. ms_text .. ' ' .. owner, ends(px)
+  local free_from = ends(px)
+  local record = holder .. ' ' .. token_text .. ' ' .. ms_text .. ' ' .. lease_of(px) .. ' ' .. owner
   if px == 0 then
     call('SET', lock_of(member), record)
     call('SET', hold_of(holder), member)
@@ -129,14 +133,19 @@ local function settle(caller, px, name, owner)
   return mine
 end
 
--- Never sooner: an attempt that comes late must not cut what was renewed since.
-local function lengthen(member, holder, px)
-  local now, wanted = held_until(member) or 0, ends(px)
-  if wanted <= now then return end
+local function begin_anew(member, holder, record, px)
+  local head, lease, its_names = record:match('^(%S+ %d+ %d+ )(%S+)(.*)$')
+  local now = lease_of(px)
+  if head and lease ~= now then call('SET', lock_of(member), head .. now .. its_names, 'KEEPTTL') end
   for _, key in ipairs({ lock_of(member), hold_of(holder) }) do
-    if px == 0 then call('PERSIST', key) else call('PEXPIREAT', key, number(wanted)) end
+    if px == 0 then call('PERSIST', key) else call('PEXPIREAT', key, number(ends(px))) end
   end
-  note(member, wanted)
+  note(member, ends(px))
+end
+
+-- Never sooner: an attempt that comes late must not cut what was renewed since.
+local function lengthen(member, holder, record, px)
+  if ends(px) > (held_until(member) or 0) then begin_anew(member, holder, record, px) end
 end
 
 -- ARGV: what, holder, ttl in ms (0: it never ends), the name whose member is wanted or '', the owner's names
@@ -149,7 +158,7 @@ local function acquire()
   end
   local member, record = found(me)
   if member then
-    lengthen(member, me, px)
+    lengthen(member, me, record, px)
     if waited_for then settle() end
     return { token_of(record), member }
   end
@@ -194,12 +203,7 @@ local function renew()
   for i = 2, #ARGV, 2 do
     local holder, px = ARGV[i], tonumber(ARGV[i + 1])
     local member, record = found(holder)
-    if member then
-      for _, key in ipairs({ lock_of(member), hold_of(holder) }) do
-        if px == 0 then call('PERSIST', key) else call('PEXPIREAT', key, number(ends(px))) end
-      end
-      note(member, ends(px))
-    end
+    if member then begin_anew(member, holder, record, px) end
     answers[#answers + 1] = member and token_of(record) or 0
   end
   return answers
