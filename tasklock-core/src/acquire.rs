@@ -82,7 +82,7 @@ fn in_turn<'a>(
     (started, now): (Mono, Mono),
 ) -> Result<AtOnce<'a>, LockError> {
     let shared = &core.shared;
-    let mut place = Place::take(shared, &key, options, now);
+    let mut place = Place::take(core, &key, options, now);
     if let Some(place) = place.take_if(|place| !place.may_ask()) {
         let standing = Standing { core: core.clone(), place, key, started };
         return Ok(AtOnce::Not(standing.run(options)));

@@ -8,8 +8,9 @@
 //! 1. A hold that is *released* passes its tenure on, to the one in front of the line (`queue.rs`): with the next of the
 //!    tokens that were reserved, if there is one and the deadline, read in the same step, is far enough away.
 //! 2. Else, and after a hold that was not renewed, the tenure is renewed first, and more tokens reserved with it. The
-//!    answer says whether it was held until then, which whoever released is told, and whether others wait at the store. If so, this process has one more round of hand-overs if it had none yet, and gives the
-//!    lock up if it had; so it does if the store does not answer. A tenure that was stolen ends here.
+//!    answer says whether it was held until then, which whoever released is told, and whether others wait at the store. If
+//!    so, this process has one more round of hand-overs if it had none yet, and gives the lock up if it had; so it does if
+//!    the store does not answer. A tenure that was stolen ends here.
 //! 3. A hold that is *lost* passes nothing on. Its guard releases as ever, and those in line ask the store.
 //! 4. What is handed on is a [`Baton`]: a waiter that is cancelled in the moment of the hand-over passes it on, and one
 //!    that is dropped elsewhere gives it back.
@@ -42,8 +43,9 @@ use crate::{
 const LONGEST: Duration = Duration::from_millis(10);
 /// To how many it hands on once others wait.
 const MOST: usize = 64;
-/// How many tokens are reserved at a time, if as many were used up before.
-const WIDEST: u32 = 1024;
+/// How many tokens are reserved at a time, if half as many were used up before. Enough for `LONGEST`, so that it is time that
+/// bounds a round, and no more than the microseconds of it: stores mint by their clock.
+const WIDEST: u32 = 8192;
 
 /// A hold at the store, between two tasks of this process.
 pub(crate) struct Tenure {

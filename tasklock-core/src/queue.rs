@@ -3,7 +3,8 @@
 //! Whoever stands first is handed the hold of the one before (`handoff.rs`), if that may be handed to it; else it asks the
 //! store. The others wait for their turn. So there is one waiter of this process at the store at most, but for readers, of
 //! whom there are up to 64, and none while its own hold goes from task to task. Where nothing may be handed on, because the
-//! store reserves no tokens or order is to be strict, it is always the one in front that asks.
+//! store reserves no tokens, it is always the one in front that asks; where it does, and order is to be strict, there is no
+//! line here: each stands in the store's.
 
 mod place;
 mod waiter;
@@ -25,7 +26,7 @@ pub(crate) use self::{
     waiter::{CLAIM, Told},
 };
 use crate::{
-    Capabilities, Fairness, FencingToken, Holder, Key, Mode, Mono, Nonce, Owner, State, Ttl,
+    Capabilities, Claim, Fairness, FencingToken, Holder, Key, Mode, Mono, Nonce, Owner, State, Ttl,
     handoff::{Baton, Ready},
     shards::Shards,
     sight::Sight,
@@ -124,12 +125,12 @@ impl Queue {
     /// Hands a hold that has ended to the one in front, or says what else is to be done.
     pub(crate) fn hand_on(&self, baton: Baton, now: Mono, closed: bool) -> Next {
         let Some(tenure) = baton.tenure() else { return Next::Nobody(baton) };
-        let (key, nonce, next) = (tenure.claim().key.clone(), tenure.claim().nonce, tenure.next_token());
-        let mut lines = self.lines.of(&key);
-        let Some(line) = find(&mut lines, &key).filter(|line| line.is_of(nonce)) else { return Next::Nobody(baton) };
+        let (Claim { key, nonce, .. }, next) = (tenure.claim(), tenure.next_token());
+        let mut lines = self.lines.of(key);
+        let Some(line) = find(&mut lines, key).filter(|line| line.is_of(*nonce)) else { return Next::Nobody(baton) };
         let Some(front) = line.front_to_hand_to(now).filter(|_| !closed) else {
             let wakers = line.vacate(self, now);
-            self.forget_if_unused(lines, &key);
+            self.forget_if_unused(lines, key);
             wakers.into_iter().for_each(Waker::wake);
             return Next::Nobody(baton);
         };

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 /// How many tokens are reserved at most, how many are handed on once others wait, and some for who comes between.
-const MOST_BEFORE_OTHERS: usize = 1024 + 64 + 8;
+const MOST_BEFORE_OTHERS: usize = 8192 + 64 + 8;
 
 fn requests(faults: &Faults) -> usize {
     [Op::TryAcquire, Op::Renew, Op::Release].into_iter().map(|op| faults.count(op)).sum()
@@ -114,7 +114,7 @@ async fn most_before_others(fairness: Fairness) -> usize {
     }
     for _ in 0..12 {
         // Time for the hot one to forget that there were others.
-        for _ in 0..1_500 {
+        for _ in 0..10_000 {
             yield_now().await;
         }
         let before = granted.load(Ordering::Relaxed);

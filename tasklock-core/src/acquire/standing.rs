@@ -4,6 +4,7 @@ use super::{pursuit::Pursuit, request, warn};
 use crate::{
     Guard, Intent, Key, LockError, Mono, Observed,
     core_ref::CoreRef,
+    lease::Phase,
     lock::BoxFuture,
     options::Options,
     queue::{Place, Told},
@@ -67,53 +68,48 @@ impl Standing {
 
     /// Until it is handed the hold, or, without a guard, may ask the store.
     async fn stand(&mut self, options: &Options) -> Result<Option<Guard>, LockError> {
-        let shared = self.core.shared.clone();
+        let Standing { core, place, key, started } = self;
+        let shared = &core.shared;
         let _leaving = shared.waiters.token();
         let mut warn_after = options.warn_after;
-        shared.observe(|| Observed::Waiting { key: &self.key, position: None });
+        shared.observe(|| Observed::Waiting { key, position: None });
         loop {
             // Who came while the locker was being closed may not have been told.
             shared.check_open()?;
-            self.check_patience(options)?;
-            if self.place.may_ask() {
+            // Those before ask for this one, too, and what they go through is its patience as well.
+            if let Some(error) = place.sight().out_of_patience(*started, options.patience, shared.clock) {
+                return Err(error.into());
+            }
+            if place.may_ask() {
                 return Ok(None);
             }
-            let told = self.place.told().await;
+            let told = place.told().await;
             let now = shared.clock.now();
             match told {
                 Told::Handed(baton) => {
                     if let Some(hold) = baton.begin(options, now) {
-                        let guard = self.core.guard(hold);
-                        shared.acquired(guard.key(), guard.fencing_token(), now.since(self.started));
+                        let guard = core.guard(hold);
+                        shared.acquired(guard.key(), guard.fencing_token(), now.since(*started));
                         shared.check_open()?;
-                        if guard.is_held() {
+                        if guard.lease().0.phase() == Phase::Held {
                             return Ok(Some(guard));
                         }
                     }
                     // It was lost, or its time over, before it was taken up.
-                    if let Some(place) = Place::take(&shared, &self.key, options, now) {
-                        self.place = place;
+                    if let Some(again) = Place::take(core, key, options, now) {
+                        *place = again;
                     }
                 }
                 Told::Turn => {}
                 Told::Closed => return Err(LockError::ShutDown),
                 Told::Look => {
-                    self.place.look(now);
-                    if now >= self.started.after(warn_after) {
-                        warn(&shared, &self.key, warn_after, self.place.line().holder(now));
+                    place.look(now);
+                    if now >= started.after(warn_after) {
+                        warn(shared, key, warn_after, place.line().holder(now));
                         warn_after *= 2;
                     }
                 }
             }
-        }
-    }
-
-    /// Those before ask for this one, too, and what they go through is its patience as well.
-    fn check_patience(&self, options: &Options) -> Result<(), LockError> {
-        let clock = self.core.shared.clock;
-        match self.place.sight().out_of_patience(self.started, options.patience, clock) {
-            Some(error) => Err(error.into()),
-            None => Ok(()),
         }
     }
 }

@@ -17,13 +17,13 @@ use super::{
     waiter::{LOOK, SILENT, Waiter},
 };
 use crate::{
-    Holder, Key, LockError, Mode, Mono, Renew, handoff::Baton, lease::Hold, options::Options, shards::lock,
-    shared::Shared, sight::Sight,
+    Holder, Key, LockError, Mode, Mono, Renew, core_ref::CoreRef, handoff::Baton, lease::Hold, options::Options,
+    shards::lock, shared::Shared, sight::Sight,
 };
 
 /// A place in the line for a key. Dropping it leaves the line; what it was handed meanwhile goes on to the next.
 pub(crate) struct Place {
-    shared: Arc<Shared>,
+    core: CoreRef,
     key: Key,
     waiter: Arc<Waiter>,
     sight: Sight,
@@ -33,7 +33,8 @@ pub(crate) struct Place {
 
 impl Place {
     /// At the end of the line. `None` if this locker needs no line for it, or if it would not wait in it.
-    pub(crate) fn take(shared: &Arc<Shared>, key: &Key, options: &Options, now: Mono) -> Option<Self> {
+    pub(crate) fn take(core: &CoreRef, key: &Key, options: &Options, now: Mono) -> Option<Self> {
+        let shared = &core.shared;
         let queue = shared.queue.as_ref()?;
         if queue.exclusive_only && options.mode != Mode::Exclusive {
             return None;
@@ -76,7 +77,7 @@ impl Place {
             // The one before it may not be polled any more.
             shared.registry.wake_by(now.after(waiter.look_every.min(SILENT)));
         }
-        Some(Place { shared: shared.clone(), key: key.clone(), waiter, sight, left: false })
+        Some(Place { core: core.clone(), key: key.clone(), waiter, sight, left: false })
     }
 
     /// Whether it is for this one to ask the store.
@@ -88,7 +89,7 @@ impl Place {
     pub(crate) fn look(&self, now: Mono) {
         let was_silent = self.waiter.is_silent(now);
         self.waiter.seen.store(now.as_nanos(), Ordering::Release);
-        if let Some(queue) = self.shared.queue.as_ref().filter(|_| was_silent) {
+        if let Some(queue) = self.core.shared.queue.as_ref().filter(|_| was_silent) {
             let mut lines = queue.lines.of(&self.key);
             let wakers = find(&mut lines, &self.key).map(|line| line.advance(queue, now));
             drop(lines);
@@ -115,18 +116,18 @@ impl Place {
 
     /// The line, for when this place is given up.
     pub(crate) fn line(&self) -> LineOf {
-        LineOf { shared: self.shared.clone(), key: self.key.clone(), sight: self.sight.clone() }
+        LineOf { shared: self.core.shared.clone(), key: self.key.clone(), sight: self.sight.clone() }
     }
 
     /// Whether what is granted to it may be handed on.
     pub(crate) fn hands_on(&self) -> bool {
-        self.waiter.mode == Mode::Exclusive && self.shared.queue.as_ref().is_some_and(|queue| queue.hands_on)
+        self.waiter.mode == Mode::Exclusive && self.core.shared.queue.as_ref().is_some_and(|queue| queue.hands_on)
     }
 
     /// Granted by the store: from here on the line is that hold's.
     pub(crate) fn enter(mut self, hold: &Hold) {
         let now = hold.acquired;
-        let Some(queue) = &self.shared.queue else { return };
+        let Some(queue) = &self.core.shared.queue else { return };
         let (claim, token, since) = (&hold.claim, hold.token(), hold.acquired);
         let owner = self.waiter.owner.clone();
         let tenant = Tenant { nonce: claim.nonce, ttl: claim.ttl, owner, granted: token, token, since };
@@ -193,8 +194,9 @@ impl LineOf {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let Some(queue) = self.shared.queue.as_ref().filter(|_| !self.left) else { return };
-        let now = self.shared.clock.now();
+        let shared = &self.core.shared;
+        let Some(queue) = shared.queue.as_ref().filter(|_| !self.left) else { return };
+        let now = shared.clock.now();
         let mut lines = queue.lines.of(&self.key);
         let Some(line) = find(&mut lines, &self.key) else { return };
         let wakers = if line.remove(&self.waiter) { line.advance(queue, now) } else { Vec::new() };
