@@ -123,7 +123,8 @@ impl LockerBuilder {
         self
     }
 
-    /// Whether this process may hand a lock from task to task while others wait: within bounds, by default.
+    /// Whether this process may hand a lock from task to task while others wait: within bounds, by default; or each task
+    /// stands in the store's queue ([`Fairness::Strict`]).
     pub fn fairness(mut self, fairness: Fairness) -> Self {
         self.fairness = fairness;
         self
@@ -177,7 +178,8 @@ impl LockerBuilder {
     /// # Errors
     ///
     /// [`LockError::NoRuntime`] outside a tokio runtime with timers; [`LockError::InvalidOption`] or
-    /// [`LockError::InvalidKey`] for a setting out of its range; [`LockError::Unsupported`] for an unmet demand.
+    /// [`LockError::InvalidKey`] for a setting out of its range, or a ttl that the backend does not grant;
+    /// [`LockError::Unsupported`] for an unmet demand.
     pub fn build(self) -> Result<Locker, LockError> {
         let prefix = Prefix::new(&self.prefix)?;
         self.options.check()?;

@@ -69,7 +69,7 @@ pub struct Capabilities {
     pub loss: Loss,
     /// How waiters are woken.
     pub wake: WakeBy,
-    /// Whether waiters are served in the order they came, across everyone in `scope`.
+    /// Whether those who stand at the store are served in the order they came, across everyone in `scope`.
     pub fair: bool,
     /// Whether [`Mode::Shared`](crate::Mode::Shared) is understood.
     pub shared: bool,
@@ -81,7 +81,8 @@ pub struct Capabilities {
     /// Whether it tells when it last heard of a holder ([`Holder::silent`](crate::Holder::silent)): so that those that
     /// are stale can be told from others.
     pub signs_of_life: bool,
-    /// The longest lease it grants; `None` if any, and permanent ones, too.
+    /// The longest lease it grants; `None` if any, and permanent ones, too. A locker whose ttl is longer is refused when
+    /// it is built; a longer one of a single call is for the backend to refuse.
     pub max_ttl: Option<Duration>,
     /// Among whom it excludes.
     pub scope: Scope,

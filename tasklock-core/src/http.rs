@@ -6,10 +6,9 @@ use http::{StatusCode, header::RETRY_AFTER};
 use crate::LockError;
 
 /// `409 Conflict` if somebody else has the lock and the call was not to wait; `503 Service Unavailable` if waiting did
-/// not help, the lock was lost, the store is out or the locker shut down; both with `Retry-After` in seconds. `400 Bad Request` for a
-/// name that no lock can have. `500
-/// Internal Server Error` for mistakes in the program. The body says no more than that: the error's own text names the
-/// lock and its holder, and is for the log.
+/// not help, the lock was lost, the store is out or the locker shut down; both with `Retry-After` in seconds. `400 Bad
+/// Request` for a name that no lock can have. `500 Internal Server Error` for mistakes in the program. The body says no
+/// more than that: the error's own text names the lock and its holder, and is for the log.
 impl IntoResponse for LockError {
     fn into_response(self) -> Response {
         let (status, text) = match &self {

@@ -46,7 +46,8 @@ impl Locker {
     ///
     /// # Errors
     ///
-    /// [`LockError::NoRuntime`] outside a tokio runtime with timers.
+    /// [`LockError::NoRuntime`] outside a tokio runtime with timers; [`LockError::InvalidOption`] on a backend that grants
+    /// no lease of 30 s ([`Capabilities::max_ttl`](crate::Capabilities::max_ttl)).
     pub fn new(backend: impl AsyncLock) -> Result<Self, LockError> {
         Self::builder(backend).build()
     }

@@ -24,7 +24,7 @@ pub enum Observed<'a> {
         /// How many stand before it at the store, if the store tells.
         position: Option<u32>,
     },
-    /// Acquired.
+    /// Acquired. What is lost before its caller has it is told, too: as acquired, as lost, and as acquired again when it is.
     Acquired {
         /// Which lock.
         key: &'a Key,

@@ -92,7 +92,8 @@ pub enum ReleaseMode {
 
 /// Who is next when several processes, and several tasks of each, wait for one lock. It is a setting of the locker.
 ///
-/// Within one locker tasks are served in the order they came, either way; readers among themselves in any.
+/// Within one locker tasks are served in the order they came, in strict order as the store hears of them; readers among
+/// themselves in any.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub enum Fairness {
@@ -104,7 +105,8 @@ pub enum Fairness {
     #[default]
     Bounded,
     /// On those backends each task stands in the queue of the store: who comes first there is first, whatever process it is
-    /// in. On others this changes nothing: one task of a process asks at a time.
+    /// in; each acquisition and each release is a call to the store then. On others this changes nothing: one task of a
+    /// process asks at a time.
     Strict,
 }
 
@@ -207,13 +209,14 @@ impl Options {
 /// The options of one call, the same on everything that acquires; it has a method `set`.
 macro_rules! setters {
     () => {
-        /// How long the lease lasts without renewal: 50 ms to 24 h.
+        /// How long the lease lasts without renewal: 50 ms to 24 h, or `Ttl::Never`. As with the other options of a call,
+        /// what is out of its range is told by whatever acquires next.
         pub fn ttl(self, ttl: impl Into<$crate::Ttl>) -> Self {
             let ttl = ttl.into();
             self.set(|options| options.ttl = ttl)
         }
 
-        /// How long to wait for it.
+        /// How long to wait for it: up to 30 days; zero is one attempt.
         pub fn wait(self, wait: impl Into<$crate::Wait>) -> Self {
             let wait = wait.into();
             self.set(|options| options.wait = wait)
@@ -224,18 +227,19 @@ macro_rules! setters {
             self.set(|options| options.retry = retry)
         }
 
-        /// When the lease is renewed.
+        /// When the lease is renewed: at least as often as every two thirds of the ttl, or never.
         pub fn renew(self, renew: $crate::Renew) -> Self {
             self.set(|options| options.renew = renew)
         }
 
-        /// The longest it is held, renewed or not.
+        /// The longest it is held, renewed or not: at least 50 ms.
         pub fn max_hold(self, max: std::time::Duration) -> Self {
             self.set(|options| options.max_hold = Some(max))
         }
 
         /// The shortest it is held: who releases it sooner has it kept back in the background until then. For work
-        /// that is to be done once in a while, however many instances come by.
+        /// that is to be done once in a while, however many instances come by. At most 24 h, the maximum hold, and, if
+        /// renewal is off, the ttl.
         pub fn min_hold(self, min: std::time::Duration) -> Self {
             self.set(|options| options.min_hold = Some(min))
         }
@@ -251,7 +255,7 @@ macro_rules! setters {
         }
 
         /// How long a failing store is asked again before the acquisition fails. The time in which others of this process
-        /// did so, and this one waited for them, counts.
+        /// did so, and this one waited for them, counts. At most 30 days.
         pub fn patience(self, patience: std::time::Duration) -> Self {
             self.set(|options| options.patience = patience)
         }

@@ -73,7 +73,7 @@ pub struct Health {
     pub locked: u64,
     /// Members that nobody holds.
     pub free: u64,
-    /// How many wait for one at the store: of each process only those in front.
+    /// How many wait for one at the store: of each process only those in front, unless its order is strict.
     pub waiters: u64,
 }
 

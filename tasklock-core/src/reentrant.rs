@@ -27,8 +27,9 @@ const MAX_OWNER: usize = 512;
 /// [`Locker::reentrant`](crate::Locker::reentrant).
 ///
 /// The first acquisition takes the lock; every further one by the same owner, of the same locker and its clones, counts
-/// up and asks nobody. Of several that wait for it each has a place in line, and all enter when one is granted it. The lock is given back when the last of their guards goes. Another owner waits, and so does
-/// the same one in another process: the count is local. Others see the owner's name as the holder's.
+/// up and asks nobody. Of several that wait for it each has a place in line, and all enter when one is granted it. The lock
+/// is given back when the last of their guards goes. Another owner waits, and so does the same one in another process: the
+/// count is local. Others see the owner's name as the holder's.
 ///
 /// All of them have one lease and one fencing token. If it is lost, it is lost to all, and cannot be entered again
 /// until their guards are gone.

@@ -50,7 +50,7 @@ impl RetryPolicy {
         RetryPolicy { first: pause, cap: pause, factor: 1.0, jitter: 0.0, attempts: None }
     }
 
-    /// Grows by this factor each time; at least 1.
+    /// Grows by this factor each time: 1 to 100.
     #[must_use]
     pub const fn factor(mut self, factor: f64) -> Self {
         self.factor = factor;

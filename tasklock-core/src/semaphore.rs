@@ -11,8 +11,8 @@ use crate::{
 /// together, in whatever process.
 ///
 /// A permit is a [`Guard`] like any other: with a fencing token of its own, higher than those granted before, renewed by
-/// itself, and free for the next when its holder expires. Waiters are served in order where the backend is
-/// (`Capabilities::fair`).
+/// itself, and free for the next when its holder expires. Within a process waiters are served in order; among processes
+/// in strict order ([`Fairness::Strict`](crate::Fairness::Strict)).
 ///
 /// The number is the caller's: a permit is granted while fewer than its own number are held. So a service whose new
 /// release has a higher number lets more in from its first instance on, and nothing at the store has to be changed.

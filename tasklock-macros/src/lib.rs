@@ -83,6 +83,9 @@ use proc_macro::TokenStream;
 /// | `blocking` | for a function that is not async: blocks its thread | |
 /// | `crate = path` | where `tasklock` is, if not at `::tasklock` | |
 ///
+/// `wait`, `try_only` and `skip_if_locked` exclude each other, and so do `shared`, `permits`, `reentrant` and `all`; `blocking`
+/// goes with neither `all` nor `reentrant`.
+///
 /// # What the function returns
 ///
 /// | written | returns | refused |

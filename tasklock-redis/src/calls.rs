@@ -57,8 +57,8 @@ const LANES: usize = 2;
 
 /// Steps on their way to the store.
 ///
-/// A step that finds a lane free is sent at once, by its caller. Else it waits with others until a call has been
-/// answered, and they go together. So the busier it is, the more steps share a call. Renewals, of which thousands may be due at
+/// A step that finds no call under way is sent at once, by its caller. Else it waits with others, for the second call, which
+/// a task carries, or until one has been answered, and they go together. So the busier it is, the more steps share a call. Renewals, of which thousands may be due at
 /// once, stand in a line of their own, and each line has half of a call if the other one needs its half.
 #[derive(Debug)]
 pub(crate) struct Calls<S: Carried = Step>(Arc<Shared<S>>);

@@ -29,8 +29,9 @@
 //!
 //! Every step on a lock is a part of one script, which is joined from files of `scripts/`: `tokens.lua` (the clock, minting),
 //! `lock.lua` (one alone, who finds nobody in the way), `holders.lua` (who holds), `quiet.lua` (several, where nobody waits),
-//! `line.lua` (who waits, and telling them), `queue.lua` (who is let in), `values.lua`, `steps.lua` (what else is asked). Two calls may be under way at a time; steps that come
-//! meanwhile share the next, up to 64. Steps on pools are calls of their own, of another script: `tokens.lua`, `line.lua` and
+//! `line.lua` (who waits, and telling them), `queue.lua` (who is let in), `values.lua`, `steps.lua` (what else is asked). Two
+//! calls may be under way at a time; steps that come meanwhile share the next, up to 64, and renewals leave half of it to
+//! the others. Steps on pools are calls of their own, of another script: `tokens.lua`, `line.lua` and
 //! `pool.lua`. That of a quorum, `quorum.lua`, shares nothing with these.
 //!
 //! 1. *Acquire.* If nobody has it and nobody waits, it is taken: `token = max(last + 1, server time in µs)`. If the
@@ -70,7 +71,7 @@
 //! One call to acquire, one to release, one for up to 64 renewals; one to take up to 64 locks at once, three at most
 //! to give them back. An acquisition that waited costs one request more, the confirmation of its claim, if it holds for longer than a
 //! third of a second, and one if it waits for longer than a second. Acquisitions that follow each other in one process
-//! cost a renewal for up to 1024 of them, or for 10 ms. The hand-over between processes is one call and one push, or two
+//! cost a renewal for up to 8192 of them, or for 10 ms. The hand-over between processes is one call and one push, or two
 //! if the next one has waited for so long. A waiter asks every ten seconds; while a writer waits for readers, it and the one
 //! behind it some times more. A call that meets a long line does about a thousand commands at most, some milliseconds; to let in
 //! 20,000 readers is 313 calls. A `PING` on each of two connections every five seconds.

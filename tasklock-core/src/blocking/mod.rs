@@ -1,6 +1,6 @@
 //! The same locks for synchronous code.
 //!
-//! Where a tokio runtime runs, blocking a thread would stall other tasks: every call here then refuses with
+//! Where a tokio runtime runs, blocking a thread would stall other tasks: every call here that blocks then refuses with
 //! [`LockError::WouldBlock`], which names the call to await instead.
 
 mod twin;
