@@ -84,7 +84,7 @@ fn in_turn<'a>(
     let shared = &core.shared;
     let mut place = Place::take(core, &key, options, now);
     if let Some(place) = place.take_if(|place| !place.may_ask()) {
-        let standing = Standing { core: core.clone(), place, key, started };
+        let standing = Standing { core: core.clone(), place, key, started, leaving: shared.waiters.token() };
         return Ok(AtOnce::Not(standing.run(options)));
     }
     let request = request(key, intent, options, now);

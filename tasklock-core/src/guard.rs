@@ -141,7 +141,7 @@ impl Guard {
         let (shared, hold) = (self.shared().clone(), self.lease().0.clone());
         match shared.give_back(&hold) {
             GivenBack::Now(outcome) => Ok(outcome),
-            GivenBack::Later(end) => InRuntime::new(&shared, shared.clone().wait_for(end)).await,
+            GivenBack::Later(end) => InRuntime::new(&shared, Shared::wait_for(end)).await,
         }
     }
 
@@ -202,6 +202,8 @@ impl Guard {
         let (shared, kept_back) = (self.shared(), self.kept_back);
         let until = lease.0.min_until.filter(|until| !kept_back && *until > shared.clock.now() && lease.is_held());
         let Some(until) = until else { return false };
+        // A shutdown leaves to itself what is kept back, and waits for it here until it is.
+        let _counted = shared.tasks.token();
         lease.0.keep_back();
         if shared.closed.load(Ordering::SeqCst) {
             return false;
@@ -243,7 +245,7 @@ impl Deref for Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.armed && !self.release_if_young() && !self.keep_back() {
-            self.shared().give_back_in_background(&self.lease().0);
+            drop(self.shared().give_back(&self.lease().0));
         }
     }
 }

@@ -27,6 +27,7 @@ use std::{
 };
 
 use tokio::sync::oneshot;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     BackendError, Claim, FencingToken, Grant, Key, Mono, Nonce, Released, Span,
@@ -34,7 +35,7 @@ use crate::{
     lock::{BoxFuture, StepResult},
     options::Options,
     queue::{CLAIM, Next},
-    release,
+    release::{self, Driven},
     renewal::{self, LONGEST_CALL, Renewal},
     shared::{GivenBack, Shared},
 };
@@ -166,6 +167,8 @@ impl Tenure {
 pub(crate) struct Baton {
     shared: Arc<Shared>,
     tenure: Option<Tenure>,
+    /// Whoever has it, a shutdown waits until it has arrived.
+    _counted: TaskTrackerToken,
 }
 
 impl Baton {
@@ -303,7 +306,8 @@ impl Shared {
             self.leave_line(&hold.claim.key, hold.claim.nonce);
             return None;
         };
-        match self.next_in_line(Baton { shared: self.clone(), tenure: Some(tenure) }, now) {
+        match self.next_in_line(Baton { shared: self.clone(), tenure: Some(tenure), _counted: self.tasks.token() }, now)
+        {
             Next::Handed(waker) => {
                 waker.into_iter().for_each(Waker::wake);
                 Some(GivenBack::Now(self.released(hold, Released::Released)))
@@ -317,7 +321,8 @@ impl Shared {
                     let _ = tell.send(released);
                 }));
                 let gone = |_| BackendError::unknown("the runtime of its locker has ended");
-                Some(GivenBack::Later(Box::pin(async move { told.await.map_err(gone)? })))
+                let told = Box::pin(async move { told.await.map_err(gone)? });
+                Some(GivenBack::Later(Driven::new(self.clone(), told)))
             }
             Next::Nobody(mut baton) => {
                 baton.tenure = None;

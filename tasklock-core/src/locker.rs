@@ -278,7 +278,6 @@ impl Locker {
         let lost = shared.close();
         let end = async {
             let leaving = async {
-                shared.waiters.close();
                 shared.waiters.wait().await;
                 for hold in &lost {
                     hold.until_unguarded().await;

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
 use crate::{
     Applied, Attempt, BackendError, Claim, Key, Mono, ReleaseOutcome, Released, Together, Ttl,
     lease::{Hold, Phase},
@@ -174,11 +176,13 @@ impl Drop for Unfinished {
 pub(crate) struct Driven<T: Send + 'static> {
     shared: Arc<Shared>,
     future: Option<BoxFuture<'static, T>>,
+    /// A shutdown waits for the caller, who polls it; not for ever, for the caller may not.
+    _leaving: TaskTrackerToken,
 }
 
 impl<T: Send> Driven<T> {
     pub(crate) fn new(shared: Arc<Shared>, future: BoxFuture<'static, T>) -> Self {
-        Driven { shared, future: Some(future) }
+        Driven { _leaving: shared.waiters.token(), shared, future: Some(future) }
     }
 }
 

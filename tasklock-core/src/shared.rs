@@ -16,6 +16,7 @@ use std::{
 use tokio::{
     runtime::Handle,
     sync::{oneshot, watch},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 
@@ -47,7 +48,7 @@ pub(crate) struct Shared {
     pub(crate) owners: Owners,
     /// Releases, and calls whose callers are gone. Counts them, and waits for them at shutdown.
     pub(crate) tasks: TaskTracker,
-    /// Acquisitions that wait: a shutdown lets them leave the store's queue.
+    /// Acquisitions that wait, and calls that go on in the background once their callers go: a shutdown lets them leave.
     pub(crate) waiters: TaskTracker,
     /// Losses told of nonces that hold nothing, as far as is known yet.
     pub(crate) early: EarlyLosses,
@@ -83,11 +84,11 @@ pub(crate) struct Core {
 /// What a hold that is given back comes to.
 pub(crate) enum GivenBack {
     Now(ReleaseOutcome),
-    /// When this has ended, which it must.
+    /// When this has ended, which it does, whoever waits for it.
     Later(EndOfHold),
 }
 
-pub(crate) type EndOfHold = BoxFuture<'static, StepResult<ReleaseOutcome>>;
+pub(crate) type EndOfHold = Driven<StepResult<ReleaseOutcome>>;
 
 /// How long guards and waiters have to go at a shutdown.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -105,8 +106,11 @@ impl Shared {
         if self.closed.load(Ordering::Acquire) { Err(LockError::ShutDown) } else { Ok(()) }
     }
 
-    /// Gives a hold back: at once if it was lost already, is handed on, or the backend answers at once.
+    /// Gives a hold back: at once if it was lost already, is handed on, or the backend answers at once; else in the background,
+    /// if what this returns is dropped. On whatever thread.
     pub(crate) fn give_back(self: &Arc<Self>, hold: &Arc<Hold>) -> GivenBack {
+        // A shutdown that does not find it among those that are held waits for it here.
+        let _counted = self.tasks.token();
         if !self.begin_release(hold) {
             self.clean_up_after_loss(hold);
             return GivenBack::Now(ReleaseOutcome::AlreadyLost);
@@ -115,29 +119,23 @@ impl Shared {
     }
 
     /// Waits until the store has an ended hold back, within bounds; after that it goes on in the background.
-    pub(crate) fn wait_for(
-        self: Arc<Self>,
-        end: EndOfHold,
-    ) -> impl Future<Output = Result<ReleaseOutcome, LockError>> + Send {
-        // Made before anything is awaited: it goes on even if this is never polled.
-        let end = Driven::new(self, end);
+    pub(crate) async fn wait_for(end: EndOfHold) -> Result<ReleaseOutcome, LockError> {
         let late =
             |_| BackendError::unknown(format!("not confirmed within {RELEASE_WAIT:?}; goes on in the background"));
-        async move { Ok(tokio::time::timeout(RELEASE_WAIT, end).await.map_err(late)??) }
-    }
-
-    /// Gives a hold back without waiting: what a dropped guard does, on whatever thread.
-    pub(crate) fn give_back_in_background(self: &Arc<Self>, hold: &Arc<Hold>) {
-        let given_back = self.give_back(hold);
-        self.in_background(given_back);
+        Ok(timeout(RELEASE_WAIT, end).await.map_err(late)??)
     }
 
     /// Ends a hold as lost and tells its holder. It stays at the store until its guard is dropped or the store lets go:
-    /// what runs under it may not have noticed yet.
-    pub(crate) fn lose(self: &Arc<Self>, hold: &Arc<Hold>, reason: LossReason) {
-        if !hold.end(Phase::Lost(reason)) {
-            return;
+    /// what runs under it may not have noticed yet. Whether it was held until now.
+    pub(crate) fn lose(self: &Arc<Self>, hold: &Arc<Hold>, reason: LossReason) -> bool {
+        let held = hold.end(Phase::Lost(reason));
+        if held {
+            self.ended_as_lost(hold, reason);
         }
+        held
+    }
+
+    fn ended_as_lost(&self, hold: &Arc<Hold>, reason: LossReason) {
         self.registry.remove(hold);
         if hold.reserve().is_some() {
             self.leave_line(&hold.claim.key, hold.claim.nonce);
@@ -171,7 +169,7 @@ impl Shared {
         question: impl Future<Output = StepResult<T>> + Send,
     ) -> Result<T, LockError> {
         self.check_open()?;
-        let bounded = async { Ok(tokio::time::timeout(bound, question).await) };
+        let bounded = async { Ok(timeout(bound, question).await) };
         match InRuntime::new(self, bounded).await? {
             Ok(answer) => Ok(answer?),
             Err(_) => Err(BackendError::unknown(format!("the store did not answer within {bound:?}")).into()),
@@ -182,12 +180,19 @@ impl Shared {
     /// second waits for the first.
     pub(crate) async fn drain(&self, leaving: impl Future<Output = ()> + Send) {
         let mut drained = self.drained.lock().await;
-        let _ = tokio::time::timeout(SHUTDOWN_GRACE, leaving).await;
+        self.waiters.close();
         self.tasks.close();
-        self.tasks.wait().await;
-        if !std::mem::replace(&mut *drained, true)
-            && tokio::time::timeout(ANSWER_WAIT, self.backend.close()).await.is_err()
-        {
+        let grace = Instant::now() + SHUTDOWN_GRACE;
+        let _ = timeout_at(grace, leaving).await;
+        // What ends in the background may have left a release to its caller, and a caller who goes leaves it to the background.
+        loop {
+            self.tasks.wait().await;
+            let _ = timeout_at(grace, self.waiters.wait()).await;
+            if self.tasks.is_empty() {
+                break;
+            }
+        }
+        if !std::mem::replace(&mut *drained, true) && timeout(ANSWER_WAIT, self.backend.close()).await.is_err() {
             tracing::warn!(target: "tasklock", backend = self.backend_name(), "backend not closed within {ANSWER_WAIT:?}");
         }
     }
@@ -209,10 +214,9 @@ impl Shared {
         }
         self.grow_up_all();
         let gone = self.gone.load(Ordering::Acquire);
-        let holds = self.registry.find(|hold| gone || !hold.is_kept_back());
-        for hold in &holds {
-            self.lose(hold, LossReason::ShutDown);
-        }
+        let mut holds = self.registry.find(|hold| gone || !hold.is_kept_back());
+        // Some may be given back just now.
+        holds.retain(|hold| self.lose(hold, LossReason::ShutDown));
         holds
     }
 
@@ -308,8 +312,7 @@ impl Shared {
         hold.let_go_by_guard();
         // A stolen one has nothing there, unless an attempt of its nonce is still to come.
         if hold.phase() != Phase::Lost(LossReason::Stolen) || hold.claim.unsettled {
-            let given_back = self.let_go(hold);
-            self.in_background(given_back);
+            drop(self.let_go(hold));
         }
     }
 
@@ -318,15 +321,10 @@ impl Shared {
         match self.release_now(hold) {
             Some(released) if hold.phase() == Phase::Released => GivenBack::Now(self.released(hold, released)),
             Some(_) => GivenBack::Now(ReleaseOutcome::AlreadyLost),
-            None => GivenBack::Later(Box::pin(release::hold(self.clone(), hold.clone()))),
-        }
-    }
-
-    fn in_background(&self, given_back: GivenBack) {
-        if let GivenBack::Later(end) = given_back {
-            self.drive(Box::pin(async move {
-                let _ = end.await;
-            }));
+            None => {
+                let end = Box::pin(release::hold(self.clone(), hold.clone()));
+                GivenBack::Later(Driven::new(self.clone(), end))
+            }
         }
     }
 

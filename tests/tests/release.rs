@@ -1,13 +1,17 @@
 //! Giving back: on drop, in a panic, outside a runtime, after the runtime, ten thousand at once, through outages.
 
-use std::{future::pending, time::Duration};
+use std::{future::pending, pin::pin, time::Duration};
 
 use tasklock::{
     LockError, Locker, LossReason, MemoryLock, ReleaseMode, ReleaseOutcome, Stats, Ttl,
-    testing::{Fault, Faulty, Op, until_quiet},
+    testing::{Fault, Faulty, Op, poll_times, until_quiet},
 };
 use tasklock_tests::{Seen, faulty, faulty_with, is_lost, logged, other};
-use tokio::{runtime::Runtime, task::JoinSet, time::timeout};
+use tokio::{
+    runtime::Runtime,
+    task::{JoinSet, yield_now},
+    time::timeout,
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_guard_is_released_through_an_outage() {
@@ -249,6 +253,31 @@ async fn shutdown_leaves_a_guard_that_is_not_dropped_to_expire() {
     drop(guard);
     tokio::task::yield_now().await;
     assert!(store.is_empty());
+}
+
+/// Before the backend is closed.
+#[tokio::test(start_paused = true)]
+async fn shutdown_waits_for_a_release_that_its_caller_waits_for() {
+    let (lock, faults, _) = faulty();
+    faults.next(Op::Release, Fault::DelayReply(Duration::from_secs(1)));
+    let release = tokio::spawn(lock.acquire("job").await.unwrap().release());
+    while faults.count(Op::Release) == 0 {
+        yield_now().await;
+    }
+    lock.shutdown().await;
+    yield_now().await;
+    assert!(release.is_finished());
+    assert_eq!(release.await.unwrap().unwrap(), ReleaseOutcome::Released);
+}
+
+/// Whoever asked for a release, and neither goes on nor goes, keeps nobody waiting.
+#[tokio::test(start_paused = true)]
+async fn shutdown_does_not_wait_for_ever_for_a_caller() {
+    let (lock, faults, _) = faulty();
+    faults.next(Op::Release, Fault::DelayReply(Duration::from_secs(1)));
+    let mut release = pin!(lock.acquire("job").await.unwrap().release());
+    assert!(poll_times(release.as_mut(), 1).await.is_none());
+    timeout(Duration::from_secs(60), lock.shutdown()).await.expect("bounded");
 }
 
 #[tokio::test(start_paused = true)]

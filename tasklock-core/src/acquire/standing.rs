@@ -1,5 +1,7 @@
 //! Standing in line behind others of this process.
 
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
 use super::{pursuit::Pursuit, request, warn};
 use crate::{
     Guard, Intent, Key, LockError, Mono, Observed,
@@ -17,6 +19,8 @@ pub(super) struct Standing {
     pub(super) place: Place,
     pub(super) key: Key,
     pub(super) started: Mono,
+    /// Dropped last: a shutdown waits until it has passed on what it was handed.
+    pub(super) leaving: TaskTrackerToken,
 }
 
 impl Standing {
@@ -59,7 +63,7 @@ impl Standing {
     }
 
     fn ask(self, options: &Options) -> InRuntime<'_, Guard> {
-        let Standing { core, place, key, started } = self;
+        let Standing { core, place, key, started, leaving: _leaving } = self;
         let request = request(key, Intent::Wait, options, core.shared.clock.now());
         let mut pursuit = Box::new(Pursuit::new(&core, Some(place), request, started, None));
         pursuit.told_waiting = true;
@@ -68,9 +72,8 @@ impl Standing {
 
     /// Until it is handed the hold, or, without a guard, may ask the store.
     async fn stand(&mut self, options: &Options) -> Result<Option<Guard>, LockError> {
-        let Standing { core, place, key, started } = self;
+        let Standing { core, place, key, started, .. } = self;
         let shared = &core.shared;
-        let _leaving = shared.waiters.token();
         let mut warn_after = options.warn_after;
         shared.observe(|| Observed::Waiting { key, position: None });
         loop {
