@@ -153,7 +153,7 @@ impl Tenure {
                 return Ok(released);
             }
         }
-        let claim = hold.claim.clone();
+        let claim = hold.claim_to_release();
         let before = async move {
             if busy {
                 hold.until_idle().await;

@@ -152,7 +152,7 @@ async fn renew(
     value: Option<&str>,
 ) -> Vec<Result<(), LockError>> {
     let claim = |r: &Renewing| {
-        let claim = r.hold.claim_now();
+        let claim = r.hold.claim_to_renew();
         Claim { ttl: ttl.unwrap_or(claim.ttl), ..claim }
     };
     let claims: Vec<Claim> = renewing.iter().map(claim).collect();

@@ -148,6 +148,8 @@ pub(crate) struct Hold {
     /// The shortest ttl of an attempt or renewal whose fate is unknown: it may reach the store after a longer one, and
     /// cut it.
     unknown_ttl: AtomicU64,
+    /// The longest ttl, in nanoseconds, that the store may have it for: for so long it is to be released.
+    longest_ttl: AtomicU64,
     /// No deadline goes beyond the maximum hold.
     max_until: Mono,
     /// Who releases sooner has it kept back until then.
@@ -212,6 +214,7 @@ impl Hold {
             deadline: AtomicU64::new(deadline.min(max_until).as_nanos()),
             ttl: AtomicU64::new(ttl),
             unknown_ttl: AtomicU64::new(if claim.unsettled { ttl } else { u64::MAX }),
+            longest_ttl: AtomicU64::new(ttl),
             max_until,
             min_until: options.min_hold.map(|min| now.after(min)),
             kept_back: AtomicBool::new(false),
@@ -261,12 +264,14 @@ impl Hold {
     }
 
     /// The deadline by which the next may go that this is handed to, and whether it may do so without a renewal. None
-    /// if something may reach the store yet that cuts it short.
+    /// if something may reach the store yet that cuts it short, or makes it longer.
     pub(crate) fn believed_by_the_next(&self) -> Option<(Mono, bool)> {
         let ttl = nanos(self.claim.ttl);
+        let unknown = self.unknown_ttl.load(Ordering::Acquire);
         if self.writing.load(Ordering::Acquire)
             || self.cut.load(Ordering::Acquire)
-            || self.unknown_ttl.load(Ordering::Acquire) < ttl
+            || unknown < ttl
+            || (unknown != u64::MAX && self.longest_ttl.load(Ordering::Acquire) > ttl)
         {
             return None;
         }
@@ -306,9 +311,14 @@ impl Hold {
         ttl_of(self.ttl.load(Ordering::Acquire))
     }
 
-    /// The claim as it is to be renewed or released now.
-    pub(crate) fn claim_now(&self) -> Claim {
+    /// The claim as it is to be renewed now.
+    pub(crate) fn claim_to_renew(&self) -> Claim {
         Claim { ttl: self.ttl(), ..self.claim.clone() }
+    }
+
+    /// The claim as it is to be released, whatever of what was sent has reached the store.
+    pub(crate) fn claim_to_release(&self) -> Claim {
+        Claim { ttl: ttl_of(self.longest_ttl.load(Ordering::Acquire)), ..self.claim.clone() }
     }
 
     /// How long after a renewal the next is due, if renewal is on: by the ttl that can be relied on.
@@ -370,6 +380,7 @@ impl Hold {
     /// the renewal asks for can be believed; whether that is less than before.
     pub(crate) fn renewal_sent(&self, ttl: Ttl, sent: Mono) -> bool {
         self.failing.store(true, Ordering::Release);
+        self.longest_ttl.fetch_max(nanos(ttl), Ordering::AcqRel);
         if nanos(ttl) < nanos(self.claim.ttl) {
             self.cut.store(true, Ordering::Release);
         }
@@ -383,6 +394,9 @@ impl Hold {
         self.unanswered.store(0, Ordering::Release);
         self.confirming.store(false, Ordering::Release);
         self.ttl.store(nanos(ttl), Ordering::Release);
+        if self.unknown_ttl.load(Ordering::Acquire) == u64::MAX {
+            self.longest_ttl.store(nanos(ttl), Ordering::Release);
+        }
         let deadline = deadline(self.reliable(ttl), sent, validity);
         self.lasts.store(deadline.as_nanos(), Ordering::Release);
         self.renewed.store(sent.as_nanos(), Ordering::Release);

@@ -21,6 +21,8 @@ use crate::{
 /// The longest a single call is waited for before it is made again.
 const CALL_BOUND: Duration = Duration::from_secs(5);
 const PAUSES: RetryPolicy = RetryPolicy::exponential(Duration::from_millis(20), Duration::from_secs(1));
+/// What was granted nothing, as far as is known here, is withdrawn for as long at least.
+const PLACE: Duration = Duration::from_secs(30);
 /// At shutdown, a lock without an expiry is tried to be released for this long.
 const PERMANENT_AT_SHUTDOWN: Duration = Duration::from_secs(30);
 
@@ -32,7 +34,7 @@ pub(crate) fn hold(
     let unfinished = Unfinished::new(&shared, &hold.claim);
     async move {
         hold.until_idle().await;
-        let released = unfinished.finish(&hold.claim_now(), hold.deadline()).await?;
+        let released = unfinished.finish(&hold.claim_to_release(), hold.deadline()).await?;
         Ok(match hold.phase() {
             Phase::Released => shared.released(&hold, released),
             _ => ReleaseOutcome::AlreadyLost,
@@ -114,6 +116,8 @@ async fn repeat(shared: &Shared, claim: &Claim, deadline: Mono) -> Result<Releas
     let start = clock.now();
     let mut pauses = PAUSES.start();
     let mut unknown = false;
+    // A waiter's place is not its lease: how long a store keeps that is not known here.
+    let ttl = claim.ttl.duration().map(|ttl| if claim.token.is_some() { ttl } else { ttl.max(PLACE) });
     loop {
         let error = match tokio::time::timeout(CALL_BOUND, shared.backend.release(claim)).await {
             Ok(Ok(Released::NotOwner)) if unknown && clock.now() < deadline => return Ok(Released::Released),
@@ -122,7 +126,7 @@ async fn repeat(shared: &Shared, claim: &Claim, deadline: Mono) -> Result<Releas
             Err(_) => BackendError::unknown(format!("no answer to a release within {CALL_BOUND:?}")),
         };
         unknown |= error.applied() == Applied::Unknown;
-        let give_up = match claim.ttl.duration() {
+        let give_up = match ttl {
             Some(ttl) => start.after(ttl),
             None if shared.signal.borrow().closed => start.after(PERMANENT_AT_SHUTDOWN),
             None => Mono::NEVER,

@@ -6,7 +6,11 @@ use tasklock::{
     LockError, Locker, LossReason, MemoryLock, ReleaseMode, ReleaseOutcome, Stats, Ttl,
     testing::{Fault, Faulty, Op, poll_times, until_quiet},
 };
-use tasklock_tests::{Seen, faulty, faulty_with, is_lost, logged, other};
+use tasklock_tests::{
+    Seen, faulty, faulty_with, is_lost,
+    line::{in_line, lined},
+    logged, other,
+};
 use tokio::{
     runtime::Runtime,
     task::{JoinSet, yield_now},
@@ -34,6 +38,56 @@ async fn a_release_that_never_gets_through_ends_with_the_ttl_and_says_so() {
     tokio::time::sleep(Duration::from_secs(31)).await;
     assert_eq!(lock.stats(), Stats::default(), "it is tried for ever");
     assert_eq!(log.count("not released"), 1, "{:?}", log.lines());
+}
+
+/// It may have reached the store: the lock is given back for as long as it may be there.
+#[tokio::test(start_paused = true)]
+async fn an_extension_whose_reply_is_lost_is_released_after_an_outage() {
+    for ttl in [Ttl::Never, Ttl::For(Duration::from_secs(3600))] {
+        let (lock, faults, store) = faulty_with(|b| b.ttl(Duration::from_secs(1)));
+        let guard = lock.acquire("job").await.unwrap();
+        faults.next(Op::Renew, Fault::LoseReply);
+        faults.always(Op::Release, Fault::Refuse);
+        guard.extend(ttl).await.unwrap_err();
+        drop(guard);
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        faults.clear();
+        until_quiet(&lock).await;
+        assert!(store.is_empty(), "{ttl:?}");
+    }
+}
+
+/// The same where it was answered, and another task was to have the lock.
+#[tokio::test(start_paused = true)]
+async fn a_longer_lease_that_was_to_be_handed_on_is_released_after_an_outage() {
+    let (lock, faults, store) = faulty_with(|b| b.ttl(Duration::from_secs(1)));
+    let guard = lined(&lock).await;
+    guard.extend(Duration::from_secs(3600)).await.unwrap();
+    let next = in_line(&lock, lock.key("job").wait(Duration::from_secs(3))).await;
+    for op in [Op::Release, Op::Renew, Op::TryAcquire] {
+        faults.always(op, Fault::Refuse);
+    }
+    let _ = guard.release().await;
+    next.await.unwrap().unwrap_err();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    faults.clear();
+    until_quiet(&lock).await;
+    assert!(store.is_empty());
+}
+
+/// A place in line is nothing that ends with a lease.
+#[tokio::test(start_paused = true)]
+async fn a_waiter_is_withdrawn_however_short_its_ttl() {
+    let (lock, faults, store) = faulty();
+    let there = other(&store);
+    let held = there.acquire("job").await.unwrap();
+    let waiter = in_line(&lock, lock.key("job").ttl(Duration::from_millis(50))).await;
+    faults.next(Op::Release, Fault::Hang);
+    waiter.abort();
+    assert!(waiter.await.unwrap_err().is_cancelled());
+    until_quiet(&lock).await;
+    assert_eq!(there.inspect("job").await.unwrap().waiters, Some(0));
+    drop(held);
 }
 
 #[tokio::test(start_paused = true)]
