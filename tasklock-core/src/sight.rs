@@ -60,7 +60,9 @@ impl Sight {
     /// An attempt that was sent then failed; since when they all do.
     pub(crate) fn failed(&self, error: BackendError, sent: Mono, now: Mono) -> Mono {
         let mut seen = self.seen();
-        let since = seen.outage.as_ref().map_or(sent, |outage| outage.since);
+        // What failed long before is not the same outage, though nobody has had an answer since.
+        let same = seen.outage.as_ref().filter(|outage| sent.since(outage.last) < FRESH);
+        let since = same.map_or(sent, |outage| outage.since);
         seen.outage = Some(Outage { since, last: now, error });
         since
     }
@@ -86,7 +88,8 @@ impl Sight {
     pub(crate) fn gave_up(&self, key: &Key, started: Mono, now: Mono) -> LockError {
         let (asked, error) = {
             let seen = self.seen();
-            (seen.asked, seen.outage.as_ref().map(|outage| outage.error.clone()))
+            let fresh = seen.outage.as_ref().filter(|outage| now.since(outage.last) < FRESH);
+            (seen.asked, fresh.map(|outage| outage.error.clone()))
         };
         let is_long = |asked: Mono| now.since(asked) >= FRESH.min(now.since(started) / 2);
         let unanswered = || BackendError::unknown("the store did not answer in time");
@@ -130,6 +133,17 @@ mod tests {
     fn is_contention(sight: &Sight, started: Mono, now: Mono) -> bool {
         let key = Key::new("job").unwrap();
         matches!(sight.gave_up(&key, started, now), LockError::Timeout { .. })
+    }
+
+    #[test]
+    fn an_old_failure_is_another_outage() {
+        let sight = Sight::default();
+        let error = || BackendError::transient("refused");
+        assert_eq!(sight.failed(error(), at(0), at(1)), at(0));
+        assert_eq!(sight.failed(error(), at(1_000), at(1_001)), at(0), "the same one");
+        assert!(!is_contention(&sight, at(0), at(2_000)));
+        assert!(is_contention(&sight, at(0), at(12_000)), "nobody has asked since");
+        assert_eq!(sight.failed(error(), at(12_000), at(12_001)), at(12_000));
     }
 
     #[test]
