@@ -120,7 +120,10 @@ impl InOneStep {
             let sent = shared.clock.now();
             let error = match self.ask(bound).await {
                 Ok(Together::Granted(grants)) if grants.len() == self.requests.len() => {
-                    return self.accept(&grants, sent, options).map(Some);
+                    match self.accept(&grants, sent, options)? {
+                        Some(guards) => return Ok(Some(guards)),
+                        None => BackendError::transient("what was granted was over before it could be used"),
+                    }
                 }
                 Ok(Together::Granted(_)) => BackendError::fatal("not one grant for each lock"),
                 Ok(Together::Busy(busy)) => {
@@ -158,36 +161,51 @@ impl InOneStep {
         answer
     }
 
-    fn accept(&mut self, grants: &[crate::Grant], sent: Mono, options: &Options) -> Result<Guards, LockError> {
+    /// Guards, or, if they came too late to be of use, a fresh start under other nonces.
+    fn accept(&mut self, grants: &[crate::Grant], sent: Mono, options: &Options) -> Result<Option<Guards>, LockError> {
         let now = self.core.shared.clock.now();
         let in_time = |(request, grant)| acquire::in_time(request, grant, sent, now);
         let deadlines: Option<Vec<Mono>> = self.requests.iter().zip(grants).map(in_time).collect();
-        let Some(deadlines) = deadlines else {
-            return Err(BackendError::transient("granted only after the leases had ended").into());
-        };
-        self.asked = false;
-        let unsettled = std::mem::take(&mut self.unsettled);
-        let mut guards = Guards::none();
-        for ((request, grant), deadline) in self.requests.drain(..).zip(grants).zip(deadlines) {
-            let times = Times { started: self.started, now, deadline };
-            guards.push(acquire::accept(&self.core, None, request, unsettled, grant, &times, options));
+        if let Some(deadlines) = deadlines {
+            self.asked = false;
+            let mut guards = Guards::none();
+            for ((request, grant), deadline) in self.requests.iter().zip(grants).zip(deadlines) {
+                let times = Times { started: self.started, now, deadline };
+                let request = request.clone();
+                guards.push(acquire::accept(&self.core, None, request, self.unsettled, grant, &times, options));
+            }
+            // From here on that is the guards' own.
+            self.unsettled = false;
+            self.core.shared.check_open()?;
+            if guards.is_held() {
+                return Ok(Some(guards));
+            }
         }
-        // Lost already, if the locker was shut down meanwhile.
-        self.core.shared.check_open().and_then(|()| guards.check()).map(|()| guards)
+        self.withdraw();
+        for request in &mut self.requests {
+            (request.nonce, request.since) = (Nonce::fresh(), now);
+        }
+        Ok(None)
     }
-}
 
-impl Drop for InOneStep {
-    fn drop(&mut self) {
-        if !self.asked && !self.unsettled {
+    /// Leaves nothing of these nonces at the store.
+    fn withdraw(&mut self) {
+        let (asked, unsettled) = (std::mem::take(&mut self.asked), std::mem::take(&mut self.unsettled));
+        if !asked && !unsettled {
             return;
         }
         let shared = &self.core.shared;
         // One that panicked cannot be driven on.
         let call = self.call.take().filter(|_| !std::thread::panicking());
-        let unsettled = self.unsettled || std::thread::panicking();
-        let claim = |request: Request| Claim { unsettled, ..Claim::of(&request) };
-        let claims = self.requests.drain(..).map(claim).collect();
+        let unsettled = unsettled || std::thread::panicking();
+        let claim = |request: &Request| Claim { unsettled, ..Claim::of(request) };
+        let claims = self.requests.iter().map(claim).collect();
         shared.drive(Box::pin(release::withdraw_all(shared.clone(), claims, call)));
+    }
+}
+
+impl Drop for InOneStep {
+    fn drop(&mut self) {
+        self.withdraw();
     }
 }

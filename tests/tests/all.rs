@@ -336,6 +336,19 @@ async fn a_step_whose_reply_is_lost_is_asked_again() {
     assert!(matches!(outcome, Err(LockError::Backend(_))), "an outage is not contention: {outcome:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_step_that_is_granted_too_late_begins_anew() {
+    let folder = Folder::new();
+    let (lock, faults, _) = in_one_step(&folder);
+    faults.next(Op::TryAcquireAll, Fault::DelayReply(S(3)));
+    let guards = lock.all(["a", "b"]).unwrap().ttl(S(2)).acquire().await.unwrap();
+    assert!(guards.is_held() && guards.remaining() > MS(1_500), "{:?}", guards.remaining());
+    assert_eq!(faults.count(Op::TryAcquireAll), 4, "two times two");
+    drop(guards);
+    until_quiet(&lock).await;
+    assert!(is_free(folder.path()));
+}
+
 /// The step is driven to its answer, and what it took is given back.
 #[tokio::test(start_paused = true)]
 async fn a_step_dropped_anywhere_leaves_nothing() {
