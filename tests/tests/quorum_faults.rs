@@ -88,6 +88,26 @@ async fn vote_of_a_stranger(quorum: &RedisQuorum, node: usize, what: &str, ballo
     assert_eq!(answer, redis::Value::Int(1), "{what}");
 }
 
+/// They have room for nothing more, but for what makes room.
+#[tokio::test]
+async fn full_nodes_take_votes_back() {
+    let quorum = RedisQuorum::start("max_ttl=60s").await;
+    let (here, there) = (locker(&quorum).await, locker(&quorum).await);
+    let held = here.acquire("job").await.unwrap();
+    let limit = async |bytes: &str| {
+        for node in &quorum.nodes {
+            let _: redis::Value = node.ask(&["CONFIG", "SET", "maxmemory", bytes]).await;
+        }
+    };
+    limit("1").await;
+    held.extend(Duration::from_secs(50)).await.unwrap();
+    assert_eq!(held.release().await.unwrap(), ReleaseOutcome::Released);
+    until_quiet(&here).await;
+    assert_eq!(most(&quorum, &ALL).await, 0, "votes that nobody has given back");
+    limit("0").await;
+    there.acquire("job").await.unwrap().release().await.unwrap();
+}
+
 /// Killed, not stopped: connections end.
 #[tokio::test]
 async fn with_a_minority_down_it_works() {

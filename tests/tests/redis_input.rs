@@ -1,9 +1,10 @@
 //! Addresses, passwords, certificates: what works, and what is told of what does not.
 
-use std::{env, process::Command, time::Duration};
+use std::{env, num::NonZeroU32, process::Command, time::Duration};
 
 use tasklock::{
-    LockError, Locker, RedisConfig, RedisLock, Ttl, When, connect, connector, from_env,
+    AsyncLock, Attempt, Claim, Clock, Intent, Key, LockError, Locker, Mode, Nonce, Owner, RedisConfig, RedisLock,
+    Released, Renewed, Request, Ttl, When, connect, connector, from_env,
     redis::{self, Client, Value},
     testing::until_quiet,
 };
@@ -11,6 +12,8 @@ use tasklock_tests::{
     eventually, logged,
     servers::{RedisServer, RedisSettings, connection_to, free_port},
 };
+
+const LONG: Duration = Duration::from_secs(600);
 
 async fn works(lock: &Locker) {
     let guard = lock.acquire("job").await.unwrap();
@@ -201,6 +204,45 @@ async fn a_full_server_says_so() {
     assert!(error.is_retryable() && error.to_string().contains("OOM"), "{error}");
     let _: Value = server.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
     works(&lock).await;
+}
+
+/// It has room for nothing more, but for what makes room, and for what is there to last.
+#[tokio::test]
+async fn a_full_server_takes_back_what_it_gave() {
+    let server = RedisServer::start();
+    let store = RedisConfig::from_url(&server.url()).unwrap().connect().await.unwrap();
+    let limit = async |bytes| server.ask::<Value>(&["CONFIG", "SET", "maxmemory", bytes]).await;
+    let licences = connect(server.url()).await.unwrap().pool("licences").unwrap();
+    licences.extend(["CAD-1"]).await.unwrap();
+    let pool = licences.acquire().await.unwrap().key().clone();
+    let (of, eventually_free) = (NonZeroU32::MIN, async || licences.health().await.unwrap().free == 1);
+    eventually("the licence is given back", eventually_free).await;
+    for mode in [Mode::Exclusive, Mode::Shared, Mode::Permit { of }, Mode::Member] {
+        for unsettled in [false, true] {
+            let request = |ttl| {
+                let (owner, now) = (Owner::named("test"), Clock::current().now());
+                let key = if mode == Mode::Member { pool.clone() } else { Key::new("job").unwrap() };
+                let mut request = Request::new(key, Nonce::fresh(), ttl, Intent::Try, owner, now);
+                request.mode = mode;
+                request
+            };
+            let (held, stranger) = (request(Ttl::For(LONG)), request(Ttl::For(LONG)));
+            assert!(matches!(store.try_acquire(&held).await, Ok(Attempt::Granted(_))));
+            limit("1").await;
+            // As a pushed grant is confirmed: a lease of another length.
+            let mut longer = Claim::of(&held);
+            (longer.unsettled, longer.ttl) = (unsettled, Ttl::For(LONG * 2));
+            let renewed = store.renew(std::slice::from_ref(&longer)).await;
+            assert!(matches!(renewed[..], [Ok(Renewed::Held { .. })]), "{mode:?}: {renewed:?}");
+            let released = store.release(&longer).await;
+            assert!(matches!(released, Ok(Released::Released)), "{mode:?}, {unsettled}: {released:?}");
+            let mut nothing = Claim::of(&stranger);
+            nothing.unsettled = unsettled;
+            let withdrawn = store.release(&nothing).await;
+            assert!(matches!(withdrawn, Ok(Released::NotOwner)), "{mode:?}, {unsettled}: {withdrawn:?}");
+            limit("0").await;
+        }
+    }
 }
 
 #[tokio::test]

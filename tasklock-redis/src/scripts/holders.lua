@@ -32,14 +32,12 @@ local function write(key, text, px)
   if px ~= '0' then call('SET', key, text, 'PX', px) else call('SET', key, text) end
 end
 
--- Begins the lease of a record anew, and gives its token. Only a lease of another length has to be written down.
+-- Begins the lease of a record anew, and gives its token. Only a lease of another length has to be written down, and then
+-- behind something else: a full server refuses what may grow to a call that has not written before.
 local function begin_anew(px)
   local head, token, lease, its_names = record:match('^(%S+ (%d+) %d+ )(%S+)(.*)$')
-  if lease == px then
-    call('PEXPIRE', owner, px)
-  else
-    write(owner, head .. lease_of(px) .. its_names, px)
-  end
+  if px ~= '0' then call('PEXPIRE', owner, px) end
+  if lease ~= px then write(owner, head .. lease_of(px) .. its_names, px) end
   return tonumber(token)
 end
 
@@ -179,6 +177,7 @@ local function lengthen()
   local part = call('HGET', records, me)
   if what == 'renew' or ttl == '0' or ends ~= 'inf' and tonumber(ends) < ms + ttl then
     local head, lease, its_names = part:match('^(%d+ %d+ )(%S+)(.*)$')
+    call('ZREM', holders, '') -- writes, as above
     call('ZADD', holders, end_of(ttl), me)
     if lease ~= ttl then call('HSET', records, me, head .. lease_of(ttl) .. its_names) end
     if ttl ~= '0' and (tonumber(ends) or math.huge) > ms + LONG then shorten() else outlast(end_of(ttl)) end

@@ -136,10 +136,10 @@ end
 local function begin_anew(member, holder, record, px)
   local head, lease, its_names = record:match('^(%S+ %d+ %d+ )(%S+)(.*)$')
   local now = lease_of(px)
-  if head and lease ~= now then call('SET', lock_of(member), head .. now .. its_names, 'KEEPTTL') end
   for _, key in ipairs({ lock_of(member), hold_of(holder) }) do
     if px == 0 then call('PERSIST', key) else call('PEXPIREAT', key, number(ends(px))) end
   end
+  if head and lease ~= now then call('SET', lock_of(member), head .. now .. its_names, 'KEEPTTL') end
   note(member, ends(px))
 end
 
@@ -181,10 +181,6 @@ end
 -- ARGV: what, holder
 local function leave()
   drop_dead()
-  if what == 'withdraw' then
-    call('ZADD', leases, number(ms + WITHDRAWN), 'x' .. me)
-    call('PEXPIRE', leases, WAITING)
-  end
   local member = found(me)
   if member then
     call('DEL', lock_of(member), hold_of(me))
@@ -192,6 +188,11 @@ local function leave()
   else
     call('DEL', hold_of(me))
     drop({ me })
+  end
+  -- Now that something was written: a full server refuses what may grow to a call that has not.
+  if what == 'withdraw' then
+    call('ZADD', leases, number(ms + WITHDRAWN), 'x' .. me)
+    call('PEXPIRE', leases, WAITING)
   end
   if call('EXISTS', queue) == 1 then settle() end
   return member and 1 or 0

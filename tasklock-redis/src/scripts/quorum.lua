@@ -138,11 +138,12 @@ end
 -- before it is not mended any more.
 local function close(record, was_held)
   local voted, ended = counters()
-  count(higher(voted, ballot), was_held and higher(ended, ballot) or ended)
   local of, at = (record or ''):match('^(%x+) (%d+) ')
-  if of ~= nonce or tonumber(at) > tonumber(ballot) then return 0 end
-  call('DEL', key)
-  return 1
+  local is_mine = of == nonce and tonumber(at) <= tonumber(ballot)
+  -- First: a full server refuses what may grow to a call that has not written before.
+  if is_mine then call('DEL', key) end
+  count(higher(voted, ballot), was_held and higher(ended, ballot) or ended)
+  return is_mine and 1 or 0
 end
 
 local steps = {}
