@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    future::Future,
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::Duration,
 };
@@ -23,6 +24,7 @@ use crate::{
     nodes::Nodes,
     script::{Answer, Found, Step, What},
     server::{Heard, Said},
+    slots::Slot,
 };
 
 /// As the script has it: how long a pushed grant lasts until it is confirmed, and a waiter that does not ask.
@@ -117,7 +119,7 @@ impl RedisLock {
 
     pub(crate) fn step(&self, what: What, key: &Key, member: String, ttl: Ttl, names: Arc<str>) -> Step {
         let (mode, owner) = (Mode::Exclusive, OwnerKey::of(key));
-        let slot = self.nodes.slot(&owner);
+        let slot = self.nodes.slot(|| Slot::of(&owner));
         Step { what, mode, owner, slot, member, ttl: millis(ttl), names }
     }
 
@@ -148,19 +150,49 @@ impl RedisLock {
         claims.iter().zip(answers).map(|(claim, answer)| Ok(self.renewed(claim, sent, &answer?))).collect()
     }
 
-    fn answered(&self, request: &Request, sent: Mono, asked_before: bool, answer: &Answer) -> StepResult<Attempt> {
+    /// Asks, by `ask`, for what is in this slot. Who may have to wait is bound there before it enters the queue; but who
+    /// does not have to wait need not listen, and so it tries first.
+    async fn attempt<F>(&self, request: &Request, slot: Option<Slot>, ask: impl Fn(What) -> F) -> StepResult<Attempt>
+    where
+        F: Future<Output = StepResult<Answer>>,
+    {
+        let what = match request.intent {
+            Intent::Try => What::Try,
+            Intent::Poll { .. } => What::Poll,
+            _ => What::Wait,
+        };
+        let waits = what != What::Try;
+        let asked_before = waits && self.inbox.expect(request.nonce, slot);
+        let mut sent = self.clock.now();
+        if waits && !self.nodes.is_heard(slot) {
+            if what == What::Wait {
+                let answer = ask(What::Try).await?;
+                if !matches!(answer, Answer::Held { .. }) {
+                    return self.answered(request, sent, asked_before, answer);
+                }
+            }
+            self.nodes.listen(slot).await?;
+            sent = self.clock.now();
+        }
+        let answer = ask(what).await?;
+        self.answered(request, sent, asked_before, answer)
+    }
+
+    fn answered(&self, request: &Request, sent: Mono, asked_before: bool, answer: Answer) -> StepResult<Attempt> {
         match answer {
-            Answer::Yes { token } => {
+            Answer::Yes { token } | Answer::Taken { token, .. } => {
                 if request.intent != Intent::Try {
                     self.inbox.granted(request.nonce, asked_before);
                 }
-                Ok(Attempt::Granted(Self::grant(request, sent, *token)))
+                let grant = Self::grant(request, sent, token);
+                let Answer::Taken { member, .. } = answer else { return Ok(Attempt::Granted(grant)) };
+                Ok(Attempt::Granted(grant.of_member(member.into())))
             }
             Answer::Withdrawn => {
                 self.inbox.forget(request.nonce);
                 Err(BackendError::fatal("redis: this acquisition was withdrawn before"))
             }
-            answer => Ok(Attempt::Busy(self.found_held(request, sent, answer))),
+            answer => Ok(Attempt::Busy(self.found_held(request, sent, &answer))),
         }
     }
 
@@ -234,35 +266,12 @@ impl AsyncLock for RedisLock {
     }
 
     async fn try_acquire(&self, request: &Request) -> StepResult<Attempt> {
+        let slot = self.nodes.slot(|| Slot::of_key(&request.key));
         if request.mode == Mode::Member {
-            return self.try_acquire_member(request).await;
+            return self.attempt(request, slot, |what| self.ask_for_member(what, request)).await;
         }
-        let mut step = self.ask(
-            match request.intent {
-                Intent::Try => What::Try,
-                Intent::Poll { .. } => What::Poll,
-                _ => What::Wait,
-            },
-            request,
-        )?;
-        let waits = request.intent != Intent::Try;
-        let asked_before = waits && self.inbox.expect(request.nonce, step.slot);
-        let mut sent = self.clock.now();
-        if waits && !self.nodes.is_heard(step.slot) {
-            // Who does not have to wait need not listen.
-            if step.what == What::Wait {
-                step.what = What::Try;
-                let answer = self.nodes.submit(step.clone()).await?;
-                if !matches!(answer, Answer::Held { .. }) {
-                    return self.answered(request, sent, asked_before, &answer);
-                }
-                step.what = What::Wait;
-            }
-            self.nodes.listen(step.slot).await?;
-            sent = self.clock.now();
-        }
-        let answer = self.nodes.submit(step).await?;
-        self.answered(request, sent, asked_before, &answer)
+        let ask = |what| async move { self.nodes.submit(self.ask(what, request)?).await };
+        self.attempt(request, slot, ask).await
     }
 
     async fn wait(&self, request: &Request) -> StepResult<Wake> {
@@ -313,9 +322,9 @@ impl AsyncLock for RedisLock {
     }
 
     fn powers(&self) -> Powers<'_> {
-        let powers = Powers::default().with_administer(self).with_values(self);
-        // The locks of a cluster are at several servers, and its pushes come by slots.
-        if self.nodes.one().is_some() { powers.with_many(self).with_pools(self) } else { powers }
+        let powers = Powers::default().with_administer(self).with_values(self).with_pools(self);
+        // The locks of a cluster are at several servers.
+        if self.nodes.one().is_some() { powers.with_many(self) } else { powers }
     }
 }
 
@@ -335,7 +344,7 @@ pub(crate) fn millis(ttl: Ttl) -> u64 {
 
 /// What was granted to nobody goes to the next. Should it fail, the claim ends by itself.
 async fn give_back(nodes: Arc<Nodes>, Unwanted { owner, member }: Unwanted) {
-    let slot = nodes.slot(&owner);
+    let slot = nodes.slot(|| Slot::of(&owner));
     let _ = nodes
         .submit(Step { what: What::Leave, mode: Mode::Exclusive, owner, slot, member, ttl: 0, names: Arc::default() })
         .await;

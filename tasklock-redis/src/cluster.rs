@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use redis::Value;
 use tasklock_core::{BackendError, LockError, StepResult};
 use tokio::{
     runtime::Handle,
@@ -24,6 +25,7 @@ use tokio::{
 };
 
 use crate::{
+    calls::Carried,
     config::RedisConfig,
     error::{self, Redirect},
     inbox::Inbox,
@@ -107,6 +109,17 @@ impl Cluster {
         let ask = |node: Arc<Node>, asking| {
             let step = step.clone();
             async move { if asking { node.calls.submit_asking(step).await } else { node.calls.submit(step).await } }
+        };
+        self.follow(slot, ask).await
+    }
+
+    /// Calls the script with one step alone, at the master of its slot; while that is on its way to another, at neither.
+    pub(crate) async fn call<S: Carried>(&self, slot: Slot, step: &S) -> StepResult<Value> {
+        let ask = |node: Arc<Node>, asking| async move {
+            if asking {
+                return Err(BackendError::transient("redis: the slot is on its way to another node"));
+            }
+            node.link.call_alone(step).await
         };
         self.follow(slot, ask).await
     }

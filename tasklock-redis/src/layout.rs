@@ -1,6 +1,6 @@
 //! What is written where. Frozen: a change is a new version, in another place.
 
-use std::{fmt::Write as _, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt::Write as _, sync::Arc, time::Duration};
 
 use tasklock_core::{FencingToken, Holder, Key, Nonce, Owner};
 
@@ -10,8 +10,8 @@ use crate::slots::Slot;
 /// from it: `fence`, `queue`, `leases`, `names`, `holders` and `records` in the place of `owner`.
 const OWNER: &str = ":1:owner";
 const OTHERS: [&str; 7] = ["fence", "queue", "leases", "names", "holders", "records", "value"];
-/// The same of a pool: `fence`, `queue`, `leases`, `wants`, `stages`, and with more behind them `lock:`, `hold:`, `had:` and
-/// `stage:`.
+/// The same of a pool: `fence`, `queue`, `leases`, `wants`, `stages`, and with more behind them `lock:`, `hold:`, `had:`,
+/// `stage:` and `slot:`.
 const MEMBERS: &str = ":1:pool:members";
 const INBOX: &str = "tasklock:1:inbox:";
 
@@ -20,7 +20,6 @@ const INBOX: &str = "tasklock:1:inbox:";
 pub(crate) struct OwnerKey(String);
 
 impl OwnerKey {
-    /// Braces in a name would end the tag early, or leave it empty: they are escaped, and so is what escapes.
     pub(crate) fn of(key: &Key) -> Self {
         OwnerKey(tagged(key, OWNER))
     }
@@ -65,20 +64,33 @@ pub(crate) fn members_of(pool: &Key) -> String {
     tagged(pool, MEMBERS)
 }
 
-fn tagged(key: &Key, end: &str) -> String {
+/// The key of a pool that is named with its members' in a cluster, and never there: its slot, so that the script can tell.
+pub(crate) fn slot_of_pool(members: &str, slot: Slot) -> String {
+    format!("{}slot:{}", members.strip_suffix("members").unwrap_or(members), slot.tag())
+}
+
+/// What the keys of a lock, or of a pool, have in their braces. Braces in a name would end it early, or leave it empty:
+/// they are escaped, and so is what escapes.
+pub(crate) fn tag_of(key: &Key) -> Cow<'_, str> {
     let key = key.as_str();
-    let mut tagged = String::with_capacity(key.len() + end.len() + 2);
-    tagged.push('{');
-    if key.contains(['{', '}', '%']) {
-        for c in key.chars() {
-            match c {
-                '{' | '}' | '%' => escape(&mut tagged, c),
-                _ => tagged.push(c),
-            }
-        }
-    } else {
-        tagged.push_str(key);
+    if !key.contains(['{', '}', '%']) {
+        return key.into();
     }
+    let mut tag = String::with_capacity(key.len() + 2);
+    for c in key.chars() {
+        match c {
+            '{' | '}' | '%' => escape(&mut tag, c),
+            _ => tag.push(c),
+        }
+    }
+    tag.into()
+}
+
+fn tagged(key: &Key, end: &str) -> String {
+    let tag = tag_of(key);
+    let mut tagged = String::with_capacity(tag.len() + end.len() + 2);
+    tagged.push('{');
+    tagged.push_str(&tag);
     tagged.push('}');
     tagged.push_str(end);
     tagged
@@ -232,13 +244,16 @@ mod tests {
     #[test]
     fn the_format_is_frozen() {
         assert_eq!(owner("tasklock:team:acme"), "{tasklock:team:acme}:1:owner");
-        assert_eq!(members_of(&Key::new("tasklock:{a}").unwrap()), "{tasklock:%7Ba%7D}:1:pool:members");
+        let members = members_of(&Key::new("tasklock:{a}").unwrap());
+        assert_eq!(members, "{tasklock:%7Ba%7D}:1:pool:members");
+        let slot = Slot::of_tag("tasklock:team:acme");
+        let of_pool = slot_of_pool(&members, slot);
+        assert_eq!(of_pool, format!("{{tasklock:%7Ba%7D}}:1:pool:slot:{}", slot.tag()));
         let client = Client("00112233445566778899aabbccddeeff".to_owned());
         let member = client.member(Nonce::from_u128(255));
         assert_eq!(member, "00112233445566778899aabbccddeeff.000000000000000000000000000000ff");
         assert_eq!(nonce_of(&member), Some(Nonce::from_u128(255)));
         assert_eq!(client.inbox(), "tasklock:1:inbox:00112233445566778899aabbccddeeff");
-        let slot = Slot::of_tag("tasklock:team:acme");
         assert_eq!(slot_of_inbox(&client.inbox_of(slot)), Some(slot));
         assert_eq!(
             client.inbox_of(slot),

@@ -78,9 +78,9 @@
 //!
 //! # Several servers
 //!
-//! In a cluster each step goes to the master of its lock's slot, which is asked in calls of its own and heard on connections of
-//! its own, and follows the slot when it moves. Who has to wait in a slot for the first time tries, subscribes, and enters
-//! the queue: two calls more. A push begins with the id of the node that says it, and counts only on a connection to that.
+//! In a cluster each step goes to the master of the slot of its lock or pool, which is asked in calls of its own and heard on
+//! connections of its own, and follows the slot when it moves. Who has to wait in a slot for the first time tries, subscribes,
+//! and enters the queue: two calls more. A push begins with the id of the node that says it, and counts only on a connection to that.
 //! Behind sentinels the master is looked up for each connection.
 //!
 //! # Failure modes
@@ -94,7 +94,7 @@
 //! - *A process that dies or hangs* keeps what it holds until its ttl is over, and what it was just handed, or the place of
 //!   a writer in front of readers, for a claim. That its client is told nothing for a while costs it nothing but time.
 //! - *A slot that moves* to another node of a cluster: who holds goes on renewing, but for a moment if several do; nobody takes or
-//!   gives back before it has arrived. Both are told as what passes.
+//!   gives back before it has arrived. Both are told as what passes. A pool stands still.
 //! - *A client that may not publish* tells nobody: waiters look by themselves.
 //! - *A server that evicts* keys when it is full may evict locks. There is a warning.
 

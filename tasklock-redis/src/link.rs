@@ -1,6 +1,7 @@
 //! The way to a server: two connections, made together and replaced together.
 
 use std::{
+    slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
@@ -67,6 +68,12 @@ impl Link {
             }
         }
         answers.into_iter().map(|answer| self.settle(&session, answer)).collect()
+    }
+
+    /// Calls it with one step alone.
+    pub(crate) async fn call_alone<S: Carried>(&self, step: &S) -> StepResult<Value> {
+        let call = Call { steps: slice::from_ref(step), asking: false };
+        self.call(&[call]).await.pop().unwrap_or_else(script::odd)
     }
 
     /// Sends a plain command.

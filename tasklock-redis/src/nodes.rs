@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use redis::Value;
 use tasklock_core::{BackendError, StepResult};
 
 use crate::{
+    calls::Carried,
     cluster::Cluster,
-    layout::OwnerKey,
     newer::IfEqual,
     node::Node,
     script::{Answer, Step},
@@ -21,11 +22,11 @@ pub(crate) enum Nodes {
 }
 
 impl Nodes {
-    /// The slot of a lock, where there are any.
-    pub(crate) fn slot(&self, owner: &OwnerKey) -> Option<Slot> {
+    /// The slot, where there are any.
+    pub(crate) fn slot(&self, of: impl FnOnce() -> Slot) -> Option<Slot> {
         match self {
             Nodes::One(_) => None,
-            Nodes::Cluster(_) => Some(Slot::of(owner)),
+            Nodes::Cluster(_) => Some(of()),
         }
     }
 
@@ -34,6 +35,15 @@ impl Nodes {
         match self {
             Nodes::One(node) => node.calls.submit(step).await,
             Nodes::Cluster(cluster) => cluster.submit(step).await,
+        }
+    }
+
+    /// Calls the script with one step alone, where it belongs.
+    pub(crate) async fn call<S: Carried>(&self, slot: Option<Slot>, step: &S) -> StepResult<Value> {
+        match (self, slot) {
+            (Nodes::One(node), _) => node.link.call_alone(step).await,
+            (Nodes::Cluster(cluster), Some(slot)) => cluster.call(slot, step).await,
+            (Nodes::Cluster(_), None) => Err(BackendError::fatal("redis: a step without a slot")),
         }
     }
 

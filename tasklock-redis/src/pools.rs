@@ -2,7 +2,7 @@
 //!
 //! # Layout
 //!
-//! All of a pool is in one slot:
+//! All of a pool is in one slot of a cluster:
 //!
 //! | key | what | ttl |
 //! |---|---|---|
@@ -13,6 +13,7 @@
 //! | `…:had:NAME` | the member that a name had last | a day |
 //! | `…:queue`, `…:leases`, `…:wants` | who waits, until when each counts as alive, and what each wants | 90 s from the last request |
 //! | `…:stages`, `…:stage:ID` | assignments under way, and what was staged of each | 60 s from the last part |
+//! | `…:slot:TAG` | nothing: it is never there, and only named, in a cluster. `TAG` is that of the slot's inboxes | |
 //!
 //! # Protocol
 //!
@@ -26,27 +27,31 @@
 //! 4. *Assign.* The members are staged in parts of 256, under a name of their own; every change of a lock is noted there,
 //!    too. Then the staged ones take the place of those before by one `RENAME`, and those are freed in the background.
 //!    Readers see those before until then. A stage that does not go on ends by itself.
+//! 5. *Slots that move.* While a slot is on its way, a node begins a step only if it has all the keys that are named, and
+//!    those of a pool, one for each member, cannot all be. So one is named that is never there, and no step is begun at
+//!    either node until the slot has arrived: half of a pool would look as if the rest were free, or lost.
 //!
 //! # Cost
 //!
-//! One call each to take, to give back and to wait; one more for whoever was told. Renewals share calls, up to 64. An
-//! assignment is one call for each 256 members, and one.
+//! One call each to take, to give back and to wait; one more for whoever was told, and in a cluster two more for whoever waits
+//! in a slot for the first time. Renewals share calls, up to 64. An assignment is one call for each 256 members, and one.
 
 use std::sync::{Arc, LazyLock};
 
 use redis::{Cmd, Script, Value};
 use tasklock_core::{
-    Attempt, BackendError, BoxFuture, Claim, FencingToken, Grant, Health, Holder, Intent, Key, Mode, Mono, Nonce,
-    Owner, Page, PoolChange, Pools, Released, Renewed, Request, State, StepResult, Validity,
+    BackendError, BoxFuture, Claim, Health, Holder, Key, Mode, Mono, Nonce, Owner, Page, PoolChange, Pools, Released,
+    Renewed, Request, State, StepResult,
 };
 
 use crate::{
     RedisLock,
     backend::millis,
-    calls::{Call, Carried},
-    layout::{Record, members_of},
-    script::{Answer, Found, text},
+    calls::Carried,
+    layout::{Record, members_of, slot_of_pool},
+    script::{Answer, What, held, text},
     scripts,
+    slots::Slot,
 };
 
 static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(scripts::POOL));
@@ -57,43 +62,12 @@ const MOST: usize = 256;
 const MOST_RENEWALS: usize = 64;
 
 impl RedisLock {
-    pub(crate) async fn try_acquire_member(&self, request: &Request) -> StepResult<Attempt> {
-        let asked_before = request.intent != Intent::Try && self.inbox.expect(request.nonce, None);
-        let what = match request.intent {
-            Intent::Try => "try",
-            Intent::Poll { .. } => "poll",
-            _ => "wait",
-        };
+    pub(crate) async fn ask_for_member(&self, what: What, request: &Request) -> StepResult<Answer> {
         let (holder, ttl) = (self.client.member(request.nonce), millis(request.ttl).to_string());
         let (name, names) = (request.affinity.as_deref().unwrap_or_default(), self.names(&request.owner));
-        let sent = self.clock.now();
-        let answer = self.pool_step(&request.key, what, &[holder.as_str(), &ttl, name, &names]).await?;
-        match answer {
-            Value::Int(-1) => {
-                self.inbox.forget(request.nonce);
-                Err(BackendError::fatal("redis: this acquisition was withdrawn before"))
-            }
-            Value::Array(parts) => match parts.as_slice() {
-                [Value::Int(token), member] => {
-                    self.inbox.granted(request.nonce, asked_before);
-                    let token = u64::try_from(*token).ok().map(FencingToken::new);
-                    let (member, until) = (text(member).ok_or_else(odd)?, request.until(sent));
-                    Ok(Attempt::Granted(Grant::new(token, Validity::Until(until)).of_member(member.into())))
-                }
-                [record, Value::Int(left), Value::Int(count), Value::Int(now), again @ ..] => {
-                    let again = match again {
-                        [Value::Int(soon)] => u64::try_from(*soon).ok(),
-                        _ => None,
-                    };
-                    let now = u64::try_from(*now).unwrap_or(0);
-                    let holder = Found { record: text(record).ok_or_else(odd)?, left: *left };
-                    let answer = Answer::Held { holder, others: Vec::new(), count: *count, now, last: None, again };
-                    Ok(Attempt::Busy(self.found_held(request, sent, &answer)))
-                }
-                _ => Err(odd()),
-            },
-            _ => Err(odd()),
-        }
+        let arguments = [holder.as_str(), &ttl, name, &names];
+        let answer = self.pool_step(&request.key, what.name(), &arguments).await?;
+        taken(&answer).ok_or_else(odd)
     }
 
     /// Renews these, of which some are members.
@@ -152,11 +126,10 @@ impl RedisLock {
 
     /// Carries out one step. The driver answers it or fails within its timeout.
     async fn pool_step<A: AsRef<str> + Sync>(&self, pool: &Key, what: &str, arguments: &[A]) -> StepResult<Value> {
-        let node = self.nodes.one().ok_or_else(|| BackendError::fatal("redis: a cluster has no pools"))?;
         let arguments = arguments.iter().map(|argument| argument.as_ref().to_owned()).collect();
-        let step = PoolStep { members: members_of(pool), what: what.to_owned(), arguments };
-        let call = Call { steps: &[step], asking: false };
-        node.link.call(&[call]).await.pop().unwrap_or_else(|| Err(odd()))
+        let slot = self.nodes.slot(|| Slot::of_key(pool));
+        let step = PoolStep { slot, members: members_of(pool), what: what.to_owned(), arguments };
+        self.nodes.call(slot, &step).await
     }
 
     async fn assign(&self, pool: &Key, members: &[Arc<str>]) -> StepResult<()> {
@@ -178,6 +151,8 @@ impl RedisLock {
 /// One step on one pool; it goes by itself.
 #[derive(Debug)]
 struct PoolStep {
+    /// Where there are any.
+    slot: Option<Slot>,
     members: String,
     what: String,
     arguments: Vec<String>,
@@ -194,7 +169,11 @@ impl Carried for PoolStep {
             cmd.arg("EVALSHA").arg(SCRIPT.get_hash());
         }
         for step in steps {
-            cmd.arg(1).arg(&step.members).arg(&step.what).arg(&step.arguments);
+            match step.slot {
+                None => cmd.arg(1).arg(&step.members),
+                Some(slot) => cmd.arg(2).arg(&step.members).arg(slot_of_pool(&step.members, slot)),
+            };
+            cmd.arg(&step.what).arg(&step.arguments);
         }
         cmd
     }
@@ -254,6 +233,19 @@ impl Pools for RedisLock {
             let count = |n: i64| u64::try_from(n).unwrap_or(0);
             Ok(Health::new(count(locked), count(all - locked), count(waiters)))
         })
+    }
+}
+
+fn taken(answer: &Value) -> Option<Answer> {
+    match answer {
+        Value::Int(-1) => Some(Answer::Withdrawn),
+        Value::Array(parts) => match parts.as_slice() {
+            [Value::Int(token), member] => {
+                Some(Answer::Taken { token: u64::try_from(*token).ok()?, member: text(member)? })
+            }
+            parts => held(parts),
+        },
+        _ => None,
     }
 }
 

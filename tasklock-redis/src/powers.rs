@@ -43,7 +43,7 @@ impl Many for RedisLock {
                         return Err(BackendError::fatal("redis: this acquisition was withdrawn before"));
                     }
                     answer @ Answer::Held { .. } => busy.push((place, self.found_held(request, sent, &answer))),
-                    Answer::No | Answer::More { .. } | Answer::Value(_) => {}
+                    Answer::No | Answer::More { .. } | Answer::Taken { .. } | Answer::Value(_) => {}
                 }
             }
             Ok(if busy.is_empty() { Together::Granted(grants) } else { Together::Busy(busy) })

@@ -69,7 +69,7 @@ pub(crate) enum What {
 }
 
 impl What {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             What::Try => "try",
             What::Wait => "wait",
@@ -116,6 +116,11 @@ pub(crate) enum Answer {
         token: u64,
         first: u64,
         waiters: u32,
+    },
+    /// Yes, and this one of the pool.
+    Taken {
+        token: u64,
+        member: String,
     },
     /// This member was withdrawn before.
     Withdrawn,
@@ -240,7 +245,8 @@ fn parse(what: What, value: Value) -> Option<StepResult<Answer>> {
     Some(Ok(answer))
 }
 
-fn held(parts: &[Value]) -> Option<Answer> {
+/// How it stands, for one that did not get it.
+pub(crate) fn held(parts: &[Value]) -> Option<Answer> {
     let [record, left, Value::Int(count), Value::Int(now), more @ ..] = parts else { return None };
     let (mut others, mut last, mut again) = (Vec::new(), None, None);
     for part in more {

@@ -3,8 +3,9 @@
 use std::sync::{Arc, LazyLock};
 
 use redis::Value;
+use tasklock_core::Key;
 
-use crate::layout::OwnerKey;
+use crate::layout::{OwnerKey, tag_of};
 
 const COUNT: usize = 16_384;
 
@@ -16,6 +17,11 @@ impl Slot {
     /// That of a lock: all its keys are in it.
     pub(crate) fn of(owner: &OwnerKey) -> Self {
         Self::of_tag(owner.tag())
+    }
+
+    /// The same, or that of a pool, by its name.
+    pub(crate) fn of_key(key: &Key) -> Self {
+        Self::of_tag(&tag_of(key))
     }
 
     /// That of whatever has this in braces.
@@ -149,8 +155,6 @@ fn crc16(bytes: impl Iterator<Item = u8>) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use tasklock_core::Key;
-
     use super::*;
 
     /// As `CLUSTER KEYSLOT` says.
@@ -162,6 +166,8 @@ mod tests {
         }
         let owner = OwnerKey::of(&Key::new("foo").unwrap());
         assert_eq!(Slot::of(&owner), Slot(12_182));
+        let escaped = Key::new("{foo}").unwrap();
+        assert_eq!(Slot::of_key(&escaped), Slot::of(&OwnerKey::of(&escaped)));
     }
 
     /// Another version of this code publishes to the same channels.

@@ -2,7 +2,8 @@
 -- One step on one pool, or the renewal of several of its holds.
 --
 -- KEYS: the pool's members, by the time from which each is free. The other keys of the pool differ from it in their ends
--- (see pool.rs), and share its slot.
+-- (see pools.rs), and share its slot. In a cluster another one, which is never there: the server does not begin while the
+-- slot is on its way. At its end is what is in the braces of the inboxes of this slot.
 -- ARGV: what, and what that needs; see there.
 --
 -- A member is a lock: its record, under `lock:member`, says who has it, and nothing else does. The score of a member tells
@@ -18,6 +19,7 @@ local STAGES = 8               -- so many may be under way
 local HAD = '86400000'         -- the member that a name had is remembered for a day
 local NEVER_USED = -4e15       -- free before all that were ever given back; those are so since their time in us from here
 
+slot = KEYS[2] and KEYS[2]:match('%d+$')
 what, me = ARGV[1], ARGV[2]
 local members = KEYS[1]
 local base = members:sub(1, -8)
