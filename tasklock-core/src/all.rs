@@ -11,11 +11,11 @@ use crate::{
 /// A lock on several keys together, made by [`Locker::all`]: all of them, or none.
 ///
 /// The order in which they are named does not matter, and a key named twice is one. A backend that can take several in
-/// one step (Redis, DynamoDB, files) is asked to, once. Elsewhere, and where some are held or awaited and are to be waited
-/// for, they are taken one by one in the order of their names, so that of those who want the same keys one always gets on;
-/// those taken so far are held meanwhile. For each of them it stands in line as others do: however many want single keys,
-/// it has its turn where they have theirs. A try stands in no line. Somebody who takes single keys in another order can
-/// still make them wait for each other: bound the wait.
+/// one step (one Redis server, DynamoDB, files) is asked to, once. Elsewhere, and where some are held or awaited and are
+/// to be waited for, they are taken one by one in the order of their names, so that of those who want the same keys one
+/// always gets on; those taken so far are held meanwhile. For each of them it stands in line as others do: however many
+/// want single keys, it has its turn where they have theirs. A try stands in no line. Somebody who takes single keys in
+/// another order can still make them wait for each other: bound the wait.
 ///
 /// # Examples
 ///
