@@ -260,7 +260,7 @@ impl<S: Carried> Drop for Lane<S> {
     }
 }
 
-fn unanswered<A>() -> StepResult<A> {
+pub(crate) fn unanswered<A>() -> StepResult<A> {
     Err(BackendError::unknown("redis: the call was not carried to its end"))
 }
 

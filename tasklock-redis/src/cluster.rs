@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use crate::{
-    calls::Carried,
+    calls::{Carried, unanswered},
     config::RedisConfig,
     error::{self, Redirect},
     inbox::Inbox,
@@ -105,7 +105,7 @@ impl Cluster {
 
     /// Carries out one step at the master of its slot.
     pub(crate) async fn submit(&self, step: Step) -> StepResult<Answer> {
-        let Some(slot) = step.slot else { return Err(BackendError::fatal("redis: a step without a slot")) };
+        let slot = step.slot.ok_or_else(without_slot)?;
         let ask = |node: Arc<Node>, asking| {
             let step = step.clone();
             async move { if asking { node.calls.submit_asking(step).await } else { node.calls.submit(step).await } }
@@ -114,7 +114,8 @@ impl Cluster {
     }
 
     /// Calls the script with one step alone, at the master of its slot; while that is on its way to another, at neither.
-    pub(crate) async fn call<S: Carried>(&self, slot: Slot, step: &S) -> StepResult<Value> {
+    pub(crate) async fn call<S: Carried>(&self, slot: Option<Slot>, step: &S) -> StepResult<Value> {
+        let slot = slot.ok_or_else(without_slot)?;
         let ask = |node: Arc<Node>, asking| async move {
             if asking {
                 return Err(BackendError::transient("redis: the slot is on its way to another node"));
@@ -122,6 +123,21 @@ impl Cluster {
             node.link.call_alone(step).await
         };
         self.follow(slot, ask).await
+    }
+
+    /// Calls it with each of these steps alone. Each in a task: a node that does not answer is not to keep the others' back.
+    pub(crate) async fn call_each<S: Carried>(&self, steps: Vec<(Option<Slot>, S)>) -> Vec<StepResult<Value>> {
+        let mut answers: Vec<_> = steps.iter().map(|_| unanswered()).collect();
+        let mut calls = JoinSet::new();
+        for (i, (slot, step)) in steps.into_iter().enumerate() {
+            let Some(me) = self.me.upgrade() else { continue };
+            calls.spawn_on(async move { (i, me.call(slot, &step).await) }, &self.runtime);
+        }
+        while let Some(done) = calls.join_next().await {
+            let Ok((i, done)) = done else { continue };
+            answers[i] = done;
+        }
+        answers
     }
 
     /// Carries it out by a command of its own, if the master of its slot has one for it.
@@ -181,7 +197,6 @@ impl Cluster {
             let Ok((i, done)) = done else { continue };
             answers[i] = Some(done);
         }
-        let unanswered = || Err(BackendError::unknown("redis: the call was not carried to its end"));
         answers.into_iter().map(|answer| answer.unwrap_or_else(unanswered)).collect()
     }
 
@@ -449,6 +464,10 @@ fn slots_command() -> redis::Cmd {
     let mut command = redis::cmd("CLUSTER");
     command.arg("SLOTS");
     command
+}
+
+fn without_slot() -> BackendError {
+    BackendError::fatal("redis: a step without a slot")
 }
 
 fn nobody() -> BackendError {

@@ -1,12 +1,12 @@
 //! Which node has which lock: always the same, or that which has its slot.
 
-use std::sync::Arc;
+use std::{slice, sync::Arc};
 
 use redis::Value;
 use tasklock_core::{BackendError, StepResult};
 
 use crate::{
-    calls::Carried,
+    calls::{Call, Carried},
     cluster::Cluster,
     newer::IfEqual,
     node::Node,
@@ -40,10 +40,21 @@ impl Nodes {
 
     /// Calls the script with one step alone, where it belongs.
     pub(crate) async fn call<S: Carried>(&self, slot: Option<Slot>, step: &S) -> StepResult<Value> {
-        match (self, slot) {
-            (Nodes::One(node), _) => node.link.call_alone(step).await,
-            (Nodes::Cluster(cluster), Some(slot)) => cluster.call(slot, step).await,
-            (Nodes::Cluster(_), None) => Err(BackendError::fatal("redis: a step without a slot")),
+        match self {
+            Nodes::One(node) => node.link.call_alone(step).await,
+            Nodes::Cluster(cluster) => cluster.call(slot, step).await,
+        }
+    }
+
+    /// Calls it with each of these steps alone; one answer each, in order.
+    pub(crate) async fn call_each<S: Carried>(&self, steps: Vec<(Option<Slot>, S)>) -> Vec<StepResult<Value>> {
+        match self {
+            Nodes::One(node) => {
+                let calls: Vec<_> =
+                    steps.iter().map(|(_, step)| Call { steps: slice::from_ref(step), asking: false }).collect();
+                node.link.call(&calls).await
+            }
+            Nodes::Cluster(cluster) => cluster.call_each(steps).await,
         }
     }
 

@@ -74,9 +74,10 @@ impl RedisLock {
     pub(crate) async fn renew_some_members(&self, claims: &[Claim]) -> Vec<StepResult<Renewed>> {
         let (members, others): (Vec<Claim>, Vec<Claim>) =
             claims.iter().cloned().partition(|claim| claim.mode == Mode::Member);
-        let mut others =
-            if others.is_empty() { Vec::new().into_iter() } else { self.renew_locks(&others).await.into_iter() };
-        let mut renewed = self.renew_members(members).await.into_iter();
+        // At once: they may be at different servers.
+        let locks = async { if others.is_empty() { Vec::new() } else { self.renew_locks(&others).await } };
+        let (others, renewed) = tokio::join!(locks, self.renew_members(&members));
+        let (mut others, mut renewed) = (others.into_iter(), renewed.into_iter());
         let one = |claim: &Claim| {
             let outcome = if claim.mode == Mode::Member { renewed.next() } else { others.next() };
             outcome.unwrap_or_else(|| Err(odd()))
@@ -93,14 +94,16 @@ impl RedisLock {
         }
     }
 
-    /// In their order. Those of one pool that follow each other share calls.
-    async fn renew_members(&self, claims: Vec<Claim>) -> Vec<StepResult<Renewed>> {
+    /// In their order. Those of one pool that follow each other share calls, which go at once.
+    async fn renew_members(&self, claims: &[Claim]) -> Vec<StepResult<Renewed>> {
+        let parts = || claims.chunk_by(|a, b| a.key == b.key).flat_map(|of_one| of_one.chunks(MOST_RENEWALS));
+        let pair = |claim: &Claim| [self.client.member(claim.nonce), millis(claim.ttl).to_string()];
+        let step = |of_one: &[Claim]| self.step_on(&of_one[0].key, "renew", of_one.iter().flat_map(pair).collect());
+        let steps = parts().map(step).map(|step| (step.slot, step)).collect();
+        let sent = self.clock.now();
         let mut renewed = Vec::with_capacity(claims.len());
-        for of_one in claims.chunk_by(|a, b| a.key == b.key).flat_map(|of_one| of_one.chunks(MOST_RENEWALS)) {
-            let pair = |claim: &Claim| [self.client.member(claim.nonce), millis(claim.ttl).to_string()];
-            let pairs: Vec<String> = of_one.iter().flat_map(pair).collect();
-            let sent = self.clock.now();
-            let mut answers = match self.pool_step(&of_one[0].key, "renew", &pairs).await {
+        for (of_one, answers) in parts().zip(self.nodes.call_each(steps).await) {
+            let mut answers = match answers {
                 Ok(Value::Array(answers)) => Ok(answers.into_iter()),
                 Ok(_) => Err(odd()),
                 Err(error) => Err(error),
@@ -124,12 +127,16 @@ impl RedisLock {
         Ok(self.renewed(claim, sent, &answer))
     }
 
+    fn step_on(&self, pool: &Key, what: &str, arguments: Vec<String>) -> PoolStep {
+        let (slot, members) = (self.nodes.slot(|| Slot::of_key(pool)), members_of(pool));
+        PoolStep { slot, members, what: what.to_owned(), arguments }
+    }
+
     /// Carries out one step. The driver answers it or fails within its timeout.
     async fn pool_step<A: AsRef<str> + Sync>(&self, pool: &Key, what: &str, arguments: &[A]) -> StepResult<Value> {
         let arguments = arguments.iter().map(|argument| argument.as_ref().to_owned()).collect();
-        let slot = self.nodes.slot(|| Slot::of_key(pool));
-        let step = PoolStep { slot, members: members_of(pool), what: what.to_owned(), arguments };
-        self.nodes.call(slot, &step).await
+        let step = self.step_on(pool, what, arguments);
+        self.nodes.call(step.slot, &step).await
     }
 
     async fn assign(&self, pool: &Key, members: &[Arc<str>]) -> StepResult<()> {

@@ -11,7 +11,7 @@ use std::{
 
 use tasklock::{
     Applied, AsyncLock, Attempt, Claim, Clock, FencingToken, Intent, Key, Lease, LockError, Locker, Mode, Nonce, Owner,
-    Pool, PoolChange, RedisConfig, RedisLock, Released, Request, Ttl, Wake, connector, redis::Value,
+    Pool, PoolChange, RedisConfig, RedisLock, Released, Renewed, Request, Ttl, Wake, connector, redis::Value,
 };
 use tasklock_tests::{
     eventually,
@@ -228,6 +228,40 @@ async fn a_pool_stands_still_while_it_moves_key_by_key() {
         next.release().await.unwrap();
         shows(&here, 0, 3, 0).await;
     }
+}
+
+/// Renewals do not wait for those at a master that hangs: neither those of other pools, nor those of locks.
+#[tokio::test]
+async fn a_master_that_hangs_keeps_no_renewals_back() {
+    let cluster = RedisCluster::start().await;
+    let url = format!("{}?timeout={}s", cluster.url(), PATIENCE.as_secs());
+    let client = Arc::new(RedisConfig::from_url(&url).unwrap().connect().await.unwrap());
+    let pools = cluster.key_in_each("pool").await;
+    let mut claims = Vec::new();
+    for pool in &pools {
+        assign(&client, pool, &["a"]).await;
+        let held = request(pool, Intent::Try);
+        granted(&client, &held).await;
+        claims.push(Claim::of(&held));
+    }
+    let mut lock = request(&pools[0], Intent::Try);
+    (lock.key, lock.mode) = (Key::new(format!("tasklock:{}", pools[0])).unwrap(), Mode::Exclusive);
+    assert!(matches!(client.try_acquire(&lock).await, Ok(Attempt::Granted(_))));
+    claims.push(Claim::of(&lock));
+    let [hung, others @ ..] = &cluster.nodes()[..MASTERS] else { panic!("three") };
+    reset_counts(&cluster).await;
+    hung.pause();
+    let renewed = tokio::spawn({
+        let client = client.clone();
+        async move { client.renew(&claims).await }
+    });
+    for node in others {
+        eventually("renewed", async || node.counts().await.get("evalsha") == Some(&1)).await;
+    }
+    assert!(!renewed.is_finished());
+    hung.resume();
+    let renewed = soon("all have answered", renewed).await.unwrap();
+    assert!(renewed[1..MASTERS].iter().all(|renewed| matches!(renewed, Ok(Renewed::Held { .. }))), "{renewed:?}");
 }
 
 /// Workers share two licences while their slot goes round. Nobody has the one that another has, and none is mislaid.
