@@ -51,15 +51,18 @@ pub(crate) struct Call<'a, S> {
 pub(crate) const MOST: usize = 64;
 /// The room that is kept for those who wait, when none does.
 const ROOM_KEPT: usize = 1024;
-/// The most calls under way: the server has one to work on while the answers to the other are taken in, and a caller
-/// that goes on while its last lock is given back does not wait for that.
-const LANES: usize = 2;
+/// The most calls under way: the server has some to work on while the answers to others are taken in, and a caller that goes
+/// on while its last lock is given back does not wait for that.
+const LANES: usize = 4;
+/// What a call takes of those who wait, if there are as many; more if many do.
+const LEAST: usize = 16;
 
 /// Steps on their way to the store.
 ///
-/// A step that finds no call under way is sent at once, by its caller. Else it waits with others, for the second call, which
-/// a task carries, or until one has been answered, and they go together. So the busier it is, the more steps share a call. Renewals, of which thousands may be due at
-/// once, stand in a line of their own, and each line has half of a call if the other one needs its half.
+/// A step that finds no call under way is sent at once, by its caller. Else it waits with others, for another call, which a task
+/// carries, or until one has been answered, and they go together. So the busier it is, the more steps share a call. Renewals, of
+/// which thousands may be due at once, stand in a line of their own, and each line has half of a call if the other one needs its
+/// half.
 #[derive(Debug)]
 pub(crate) struct Calls<S: Carried = Step>(Arc<Shared<S>>);
 
@@ -99,7 +102,7 @@ impl<S: Carried> Calls<S> {
                 traffic.under_way += 1;
                 Ok((Lane { calls: self.0.clone(), used: true }, step))
             } else {
-                // Whoever has the first lane may not be polled for long: the second is always a task.
+                // Whoever has the first lane may not be polled for long: the others are always tasks.
                 Err((traffic.wait(step), self.0.lane(&mut traffic)))
             }
         };
@@ -195,7 +198,9 @@ impl<S: Carried> Traffic<S> {
 
     /// Those who go next, if any.
     fn next(&mut self) -> Vec<Waiting<S>> {
-        let room = MOST - self.waiting.len().min(MOST / 2);
+        // One call takes its part only, so that the server is at one while the answers to another are taken in here.
+        let part = self.waiting.len().div_ceil(LANES).clamp(LEAST, MOST).min(self.waiting.len());
+        let room = MOST - part.min(MOST / 2);
         let mut next = Vec::with_capacity(room.min(self.many.len()));
         while next.len() < room {
             match self.many.pop_front() {
@@ -205,7 +210,7 @@ impl<S: Carried> Traffic<S> {
                 None => break,
             }
         }
-        let others = self.waiting.len().min(MOST - next.len());
+        let others = part.min(MOST - next.len());
         next.extend(self.waiting.drain(..others));
         for line in [&mut self.waiting, &mut self.many] {
             if line.is_empty() && line.capacity() > ROOM_KEPT {
@@ -305,11 +310,17 @@ mod tests {
         let lone = line(&mut traffic, 1, false);
         assert_eq!(next(&mut traffic), (1, MOST - 1), "the lone one goes with the first of them");
         let others = line(&mut traffic, 100, false);
-        assert_eq!(next(&mut traffic), (MOST / 2, MOST / 2));
-        assert_eq!(next(&mut traffic), (MOST - 5, 5), "the many need less than their half");
+        assert_eq!(next(&mut traffic), (25, 37), "a part of those who wait, for there are other calls");
+        assert_eq!(next(&mut traffic), (19, 0));
         drop(line(&mut traffic, 100, true));
-        assert_eq!(next(&mut traffic), (9, 0), "nobody waits for these");
-        assert_eq!(next(&mut traffic), (0, 0));
+        assert_eq!(next(&mut traffic), (LEAST, 0), "nobody waits for these");
+        let more = line(&mut traffic, 1000, false);
+        let renewals = (renewals, line(&mut traffic, 100, true));
+        assert_eq!(next(&mut traffic), (MOST / 2, MOST / 2), "each has its half");
+        assert_eq!(next(&mut traffic), (MOST / 2, MOST / 2));
+        assert_eq!(next(&mut traffic), (MOST / 2, MOST / 2));
+        assert_eq!(next(&mut traffic), (MOST - 4, 4), "the many need less than that");
+        drop(more);
         drop((renewals, lone, others));
     }
 }

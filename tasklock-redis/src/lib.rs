@@ -29,9 +29,9 @@
 //!
 //! Every step on a lock is a part of one script, which is joined from files of `scripts/`: `tokens.lua` (the clock, minting),
 //! `lock.lua` (one alone, who finds nobody in the way), `holders.lua` (who holds), `quiet.lua` (several, where nobody waits),
-//! `line.lua` (who waits, and telling them), `queue.lua` (who is let in), `values.lua`, `steps.lua` (what else is asked). Two
-//! calls may be under way at a time; steps that come meanwhile share the next, up to 64, and renewals leave half of it to
-//! the others. Steps on pools are calls of their own, of another script: `tokens.lua`, `line.lua` and
+//! `line.lua` (who waits, and telling them), `queue.lua` (who is let in), `values.lua`, `steps.lua` (what else is asked). Four
+//! calls may be under way at a time; steps that come meanwhile share the next ones, 16 to 64 each, and renewals leave half
+//! of a call to the others. Steps on pools are calls of their own, of another script: `tokens.lua`, `line.lua` and
 //! `pool.lua`. That of a quorum, `quorum.lua`, shares nothing with these.
 //!
 //! 1. *Acquire.* If nobody has it and nobody waits, it is taken: `token = max(last + 1, server time in µs)`. If the
