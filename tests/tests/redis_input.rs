@@ -231,9 +231,12 @@ async fn a_full_server_takes_back_what_it_gave() {
             limit("1").await;
             // As a pushed grant is confirmed: a lease of another length.
             let mut longer = Claim::of(&held);
-            (longer.unsettled, longer.ttl) = (unsettled, Ttl::For(LONG * 2));
-            let renewed = store.renew(std::slice::from_ref(&longer)).await;
-            assert!(matches!(renewed[..], [Ok(Renewed::Held { .. })]), "{mode:?}: {renewed:?}");
+            longer.unsettled = unsettled;
+            for ttl in [Ttl::Never, Ttl::Never, Ttl::For(LONG * 2)] {
+                longer.ttl = ttl;
+                let renewed = store.renew(std::slice::from_ref(&longer)).await;
+                assert!(matches!(renewed[..], [Ok(Renewed::Held { .. })]), "{mode:?}, {ttl:?}: {renewed:?}");
+            }
             let released = store.release(&longer).await;
             assert!(matches!(released, Ok(Released::Released)), "{mode:?}, {unsettled}: {released:?}");
             let mut nothing = Claim::of(&stranger);

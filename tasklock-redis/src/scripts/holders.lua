@@ -36,7 +36,7 @@ end
 -- behind something else: a full server refuses what may grow to a call that has not written before.
 local function begin_anew(px)
   local head, token, lease, its_names = record:match('^(%S+ (%d+) %d+ )(%S+)(.*)$')
-  if px ~= '0' then call('PEXPIRE', owner, px) end
+  if px ~= '0' then call('PEXPIRE', owner, px) else call('PERSIST', owner) end
   if lease ~= px then write(owner, head .. lease_of(px) .. its_names, px) end
   return tonumber(token)
 end

@@ -183,6 +183,11 @@ end
 -- ARGV: what, holder
 local function leave()
   drop_dead()
+  if what == 'withdraw' then
+    call('ZREM', leases, '') -- a full server refuses what may grow to a call that has not written before
+    call('ZADD', leases, number(ms + WITHDRAWN), 'x' .. me)
+    call('PEXPIRE', leases, WAITING)
+  end
   local member = found(me)
   if member then
     call('DEL', lock_of(member), hold_of(me))
@@ -190,11 +195,6 @@ local function leave()
   else
     call('DEL', hold_of(me))
     drop({ me })
-  end
-  -- Now that something was written: a full server refuses what may grow to a call that has not.
-  if what == 'withdraw' then
-    call('ZADD', leases, number(ms + WITHDRAWN), 'x' .. me)
-    call('PEXPIRE', leases, WAITING)
   end
   if call('EXISTS', queue) == 1 then settle() end
   return member and 1 or 0

@@ -140,8 +140,8 @@ local function close(record, was_held)
   local voted, ended = counters()
   local of, at = (record or ''):match('^(%x+) (%d+) ')
   local is_mine = of == nonce and tonumber(at) <= tonumber(ballot)
-  -- First: a full server refuses what may grow to a call that has not written before.
-  if is_mine then call('DEL', key) end
+  -- A full server refuses what may grow to a call that has not written before.
+  if is_mine then call('DEL', key) else call('ZREM', base .. 'waiters', '') end
   count(higher(voted, ballot), was_held and higher(ended, ballot) or ended)
   return is_mine and 1 or 0
 end

@@ -54,15 +54,15 @@ end
 
 local function leave()
   drop_dead()
+  if what == 'withdraw' then
+    call('ZREM', leases, '') -- a full server refuses what may grow to a call that has not written before
+    call('ZADD', leases, ms + WITHDRAWN, 'x' .. me)
+    call('PEXPIRE', leases, WAITING)
+  end
   look()
   -- Whoever has it no longer waits for it.
   local held = let_go()
   if not held then drop({ me }) end
-  -- Now that something was written: a full server refuses what may grow to a call that has not.
-  if what == 'withdraw' then
-    call('ZADD', leases, ms + WITHDRAWN, 'x' .. me)
-    call('PEXPIRE', leases, WAITING)
-  end
   pass_on()
   return held and 1 or 0
 end
