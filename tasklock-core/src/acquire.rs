@@ -25,6 +25,8 @@ use crate::{
 pub(crate) const LEAST_CALL_BOUND: Duration = Duration::from_secs(5);
 /// How often a failing store is asked by a call that is not to wait.
 pub(crate) const TRY_ATTEMPTS: u32 = 3;
+/// Why an attempt that began anew may find the lock held, though by nobody else.
+pub(crate) const NOT_YET_GIVEN_BACK: &str = "what was granted before is not given back yet";
 pub(crate) const ERROR_PAUSES: RetryPolicy =
     RetryPolicy::exponential(Duration::from_millis(20), Duration::from_secs(1));
 

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
 use crate::{
     FencingToken, Key, Lease, LockError, Mono, Ttl,
     core_ref::CoreRef,
@@ -135,6 +137,7 @@ impl Guard {
         if self.release_if_young() {
             return Ok(ReleaseOutcome::Released);
         }
+        let _counted = self.counted();
         if self.keep_back() {
             return Ok(ReleaseOutcome::KeptBack);
         }
@@ -196,14 +199,17 @@ impl Guard {
         &self.core.shared
     }
 
+    /// A shutdown leaves to itself what is to be kept back: it waits for it here, until it is, or is given back.
+    fn counted(&self) -> Option<TaskTrackerToken> {
+        self.lease().0.min_until.map(|_| self.shared().tasks.token())
+    }
+
     /// Whether the minimum hold is still to come to its end: then another guard sees to the rest.
     fn keep_back(&self) -> bool {
         let Held::Grown(lease) = &self.hold else { return false };
         let (shared, kept_back) = (self.shared(), self.kept_back);
         let until = lease.0.min_until.filter(|until| !kept_back && *until > shared.clock.now() && lease.is_held());
         let Some(until) = until else { return false };
-        // A shutdown leaves to itself what is kept back, and waits for it here until it is.
-        let _counted = shared.tasks.token();
         lease.0.keep_back();
         if shared.closed.load(Ordering::SeqCst) {
             return false;
@@ -244,7 +250,11 @@ impl Deref for Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if self.armed && !self.release_if_young() && !self.keep_back() {
+        if !self.armed || self.release_if_young() {
+            return;
+        }
+        let _counted = self.counted();
+        if !self.keep_back() {
             drop(self.shared().give_back(&self.lease().0));
         }
     }

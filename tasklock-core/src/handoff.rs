@@ -45,7 +45,7 @@ const LONGEST: Duration = Duration::from_millis(10);
 /// To how many it hands on once others wait.
 const MOST: usize = 64;
 /// How many tokens are reserved at a time, if half as many were used up before. Enough for `LONGEST`, so that it is time that
-/// bounds a round, and no more than the microseconds of it: stores mint by their clock.
+/// bounds a round, and about as many as its microseconds: stores mint by their clock.
 const WIDEST: u32 = 8192;
 
 /// A hold at the store, between two tasks of this process.
@@ -153,13 +153,12 @@ impl Tenure {
                 return Ok(released);
             }
         }
-        let claim = hold.claim_to_release();
-        let before = async move {
-            if busy {
-                hold.until_idle().await;
-            }
+        let claim = hold.claim.clone();
+        let ended = async move {
+            hold.until_idle().await;
+            hold.claim_to_release()
         };
-        Err(Box::pin(release::claim(shared, claim, deadline, before)))
+        Err(Box::pin(release::claim(shared, &claim, deadline, ended)))
     }
 }
 

@@ -183,6 +183,10 @@ fn settle(
     sent: Mono,
     renewal: Renewal,
 ) -> Result<(), LockError> {
+    // Also of one that was given back meanwhile: its release goes by that.
+    if renewal.is_unknown() || matches!(renewal, Renewal::Held { .. }) {
+        hold.renewal_reached(claim.ttl, !renewal.is_unknown());
+    }
     if hold.phase() != Phase::Held {
         return Err(hold.lost_error());
     }
@@ -198,9 +202,6 @@ fn settle(
         return Err(hold.lost_error());
     }
     renewal.tell(shared, claim, hold.deadline().since(now));
-    if renewal.is_unknown() {
-        hold.renewal_unknown(claim.ttl);
-    }
     match renewal {
         Renewal::Held { validity, .. } => {
             warn_if_late_or_long(shared, hold, now);

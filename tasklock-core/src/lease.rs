@@ -380,7 +380,6 @@ impl Hold {
     /// the renewal asks for can be believed; whether that is less than before.
     pub(crate) fn renewal_sent(&self, ttl: Ttl, sent: Mono) -> bool {
         self.failing.store(true, Ordering::Release);
-        self.longest_ttl.fetch_max(nanos(ttl), Ordering::AcqRel);
         if nanos(ttl) < nanos(self.claim.ttl) {
             self.cut.store(true, Ordering::Release);
         }
@@ -409,9 +408,12 @@ impl Hold {
         let _ = self.unanswered.fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
     }
 
-    /// A renewal for `ttl` failed, and may yet reach the store.
-    pub(crate) fn renewal_unknown(&self, ttl: Ttl) {
-        self.unknown_ttl.fetch_min(nanos(ttl), Ordering::AcqRel);
+    /// A renewal for `ttl` has reached the store, or, if it is not known whether it did, may do so yet.
+    pub(crate) fn renewal_reached(&self, ttl: Ttl, known: bool) {
+        self.longest_ttl.fetch_max(nanos(ttl), Ordering::AcqRel);
+        if !known {
+            self.unknown_ttl.fetch_min(nanos(ttl), Ordering::AcqRel);
+        }
     }
 
     /// Whether its deadline is that of its maximum hold: no renewal is late then.

@@ -266,7 +266,8 @@ impl Locker {
     /// still held are lost to their holders: bodies that run under them are cancelled, unless they are
     /// to finish. Guards that are held as values
     /// have 5 s to be dropped; those that are not are left to expire, for what goes on under them may not have noticed.
-    /// Waiters leave the store's queue, and every release, those and earlier ones, is awaited; each is tried for its own ttl, and none waits for another.
+    /// Waiters leave the store's queue, and every release, those and earlier ones, is awaited; each is tried for its own ttl
+    /// and 30 s at most, and none waits for another.
     ///
     /// Let the work end first, then call this.
     ///

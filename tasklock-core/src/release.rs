@@ -23,8 +23,8 @@ const CALL_BOUND: Duration = Duration::from_secs(5);
 const PAUSES: RetryPolicy = RetryPolicy::exponential(Duration::from_millis(20), Duration::from_secs(1));
 /// What was granted nothing, as far as is known here, is withdrawn for as long at least.
 const PLACE: Duration = Duration::from_secs(30);
-/// At shutdown, a lock without an expiry is tried to be released for this long.
-const PERMANENT_AT_SHUTDOWN: Duration = Duration::from_secs(30);
+/// At shutdown a lock is tried to be released for this long at most, whatever its ttl.
+const AT_SHUTDOWN: Duration = Duration::from_secs(30);
 
 /// Takes an ended hold off the store, once no renewal is under way.
 pub(crate) fn hold(
@@ -42,16 +42,16 @@ pub(crate) fn hold(
     }
 }
 
-/// Takes a claim off the store, which may be believed until `deadline`, once what is `before` has ended.
-pub(crate) fn claim<F: Future<Output = ()> + Send>(
+/// Takes a claim off the store, which may be believed until `deadline`, once it is known how the store has it.
+pub(crate) fn claim<F: Future<Output = Claim> + Send>(
     shared: &Arc<Shared>,
-    claim: Claim,
+    claim: &Claim,
     deadline: Mono,
-    before: F,
+    as_it_is: F,
 ) -> impl Future<Output = Result<Released, BackendError>> + Send + use<F> {
-    let unfinished = Unfinished::new(shared, &claim);
+    let unfinished = Unfinished::new(shared, claim);
     async move {
-        before.await;
+        let claim = as_it_is.await;
         unfinished.finish(&claim, deadline).await
     }
 }
@@ -99,7 +99,7 @@ pub(crate) fn withdraw_all(
 /// Drives an attempt to its answer; whether it may reach the store yet.
 async fn drive_out<T>(call: BoxFuture<'static, StepResult<T>>, ttl: Ttl) -> bool {
     // Longer than its lease would last it is not waited for: by then it has nothing.
-    let patience = ttl.duration().unwrap_or(PERMANENT_AT_SHUTDOWN);
+    let patience = ttl.duration().unwrap_or(AT_SHUTDOWN);
     match tokio::time::timeout(patience, call).await {
         Ok(Ok(_)) => false,
         Ok(Err(error)) => error.applied() == Applied::Unknown,
@@ -116,8 +116,7 @@ async fn repeat(shared: &Shared, claim: &Claim, deadline: Mono) -> Result<Releas
     let start = clock.now();
     let mut pauses = PAUSES.start();
     let mut unknown = false;
-    // A waiter's place is not its lease: how long a store keeps that is not known here.
-    let ttl = claim.ttl.duration().map(|ttl| if claim.token.is_some() { ttl } else { ttl.max(PLACE) });
+    let ttl = claim.ttl.duration();
     loop {
         let error = match tokio::time::timeout(CALL_BOUND, shared.backend.release(claim)).await {
             Ok(Ok(Released::NotOwner)) if unknown && clock.now() < deadline => return Ok(Released::Released),
@@ -127,8 +126,10 @@ async fn repeat(shared: &Shared, claim: &Claim, deadline: Mono) -> Result<Releas
         };
         unknown |= error.applied() == Applied::Unknown;
         let give_up = match ttl {
+            _ if shared.signal.borrow().closed => start.after(ttl.unwrap_or(AT_SHUTDOWN).min(AT_SHUTDOWN)),
+            // A waiter's place is not its lease: how long a store keeps that is not known here.
+            Some(ttl) if claim.token.is_none() => start.after(ttl.max(PLACE)),
             Some(ttl) => start.after(ttl),
-            None if shared.signal.borrow().closed => start.after(PERMANENT_AT_SHUTDOWN),
             None => Mono::NEVER,
         };
         let next = clock.now().after(pauses.next());

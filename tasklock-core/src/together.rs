@@ -75,6 +75,8 @@ struct InOneStep {
     asked: bool,
     /// Whether an attempt of these nonces may reach the store yet.
     unsettled: bool,
+    /// What was granted before, and was of no use, may not have been given back yet.
+    begun_anew: bool,
     call: Option<BoxFuture<'static, StepResult<Together>>>,
     _leaving: TaskTrackerToken,
 }
@@ -92,6 +94,7 @@ impl InOneStep {
             started,
             asked: false,
             unsettled: false,
+            begun_anew: false,
             call: None,
             _leaving: core.shared.waiters.token(),
         }
@@ -126,6 +129,10 @@ impl InOneStep {
                     }
                 }
                 Ok(Together::Granted(_)) => BackendError::fatal("not one grant for each lock"),
+                Ok(Together::Busy(_)) if self.begun_anew && options.is_try() => {
+                    self.asked = false;
+                    BackendError::transient(acquire::NOT_YET_GIVEN_BACK)
+                }
                 Ok(Together::Busy(busy)) => {
                     self.asked = false;
                     if !options.is_try() {
@@ -182,6 +189,7 @@ impl InOneStep {
             }
         }
         self.withdraw();
+        self.begun_anew = true;
         for request in &mut self.requests {
             (request.nonce, request.since) = (Nonce::fresh(), now);
         }

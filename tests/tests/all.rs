@@ -349,6 +349,20 @@ async fn a_step_that_is_granted_too_late_begins_anew() {
     assert!(is_free(folder.path()));
 }
 
+/// A try that finds what it was granted itself does not say that somebody has it.
+#[tokio::test(start_paused = true)]
+async fn what_was_granted_too_late_is_nobody_elses() {
+    let folder = Folder::new();
+    let (lock, faults, _) = in_one_step(&folder);
+    faults.always(Op::Release, Fault::DelayRequest(S(1)));
+    faults.next(Op::TryAcquireAll, Fault::DelayReply(S(3)));
+    let tried = lock.all(["a", "b"]).unwrap().ttl(S(2)).try_acquire().await;
+    assert!(!matches!(tried, Ok(None)), "held, as if by another");
+    faults.next(Op::TryAcquire, Fault::DelayReply(S(3)));
+    let tried = lock.key("c").ttl(S(2)).try_acquire().await;
+    assert!(!matches!(tried, Ok(None)), "held, as if by another");
+}
+
 /// The step is driven to its answer, and what it took is given back.
 #[tokio::test(start_paused = true)]
 async fn a_step_dropped_anywhere_leaves_nothing() {

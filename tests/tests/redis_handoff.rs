@@ -164,10 +164,10 @@ async fn a_broken_lock_is_not_told_as_released() {
 async fn a_maximum_hold_is_each_ones_own() {
     const MAX: Duration = Duration::from_millis(500);
     let server = RedisServer::start();
-    let store = RedisConfig::from_url(&server.url()).unwrap().connect().await.unwrap();
-    let lock = Locker::builder(store).max_hold(MAX).build().unwrap();
+    let lock = locker(&server, Fairness::Bounded).await;
     let held = lined(&lock).await;
-    let (next, third) = (in_line(&lock, lock.key("job")).await, in_line(&lock, lock.key("job")).await);
+    let next = in_line(&lock, lock.key("job").max_hold(MAX)).await;
+    let third = in_line(&lock, lock.key("job")).await;
     assert_eq!(held.release().await.unwrap(), ReleaseOutcome::Released);
     let next = got(next).await;
     assert!(next.remaining() <= MAX);

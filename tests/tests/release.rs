@@ -17,6 +17,8 @@ use tokio::{
     time::timeout,
 };
 
+const HOURS: Ttl = Ttl::For(Duration::from_secs(24 * 3600));
+
 #[tokio::test(start_paused = true)]
 async fn a_dropped_guard_is_released_through_an_outage() {
     let (lock, faults, store) = faulty();
@@ -322,6 +324,57 @@ async fn shutdown_waits_for_a_release_that_its_caller_waits_for() {
     yield_now().await;
     assert!(release.is_finished());
     assert_eq!(release.await.unwrap().unwrap(), ReleaseOutcome::Released);
+}
+
+/// Nor, while the store is out, for the longest that anybody asked for.
+#[tokio::test(start_paused = true)]
+async fn shutdown_is_bounded_while_the_store_is_out() {
+    for (ttl, fault) in [(HOURS, Fault::Refuse), (HOURS, Fault::LoseReply), (Ttl::Never, Fault::LoseReply)] {
+        let (lock, faults, _) = faulty_with(|b| b.ttl(Duration::from_secs(1)));
+        let guard = lock.acquire("job").await.unwrap();
+        faults.next(Op::Renew, fault);
+        guard.extend(ttl).await.unwrap_err();
+        for op in [Op::TryAcquire, Op::Renew, Op::Release] {
+            faults.always(op, Fault::Refuse);
+        }
+        drop(guard);
+        timeout(Duration::from_secs(40), lock.shutdown()).await.unwrap_or_else(|_| panic!("{ttl:?}, {fault:?}"));
+    }
+}
+
+/// What was refused has not reached the store: it says nothing of how long the lock may be there.
+#[tokio::test(start_paused = true)]
+async fn an_extension_that_was_refused_is_none() {
+    let (lock, faults, _) = faulty_with(|b| b.ttl(Duration::from_secs(1)));
+    let guard = lock.acquire("job").await.unwrap();
+    for op in [Op::Renew, Op::Release] {
+        faults.always(op, Fault::Refuse);
+    }
+    guard.extend(HOURS).await.unwrap_err();
+    drop(guard);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(lock.stats(), Stats::default(), "released for longer than it may be there");
+}
+
+/// Nobody waits for it any more when it ends: the next holds of the process know of it all the same.
+#[tokio::test(start_paused = true)]
+async fn an_extension_that_ends_after_the_hold_is_released_for_as_long() {
+    let (lock, faults, store) = faulty_with(|b| b.ttl(Duration::from_secs(5)));
+    let guard = lined(&lock).await;
+    let next = in_line(&lock, lock.key("job").wait(Duration::from_secs(3))).await;
+    faults.next(Op::Renew, Fault::DelayReply(Duration::from_millis(500)));
+    let extending = timeout(Duration::from_millis(10), guard.extend(HOURS)).await;
+    assert!(extending.is_err(), "it goes on in the background");
+    for op in [Op::TryAcquire, Op::Release] {
+        faults.always(op, Fault::Refuse);
+    }
+    faults.always(Op::Renew, Fault::Refuse);
+    let _ = guard.release().await;
+    next.await.unwrap().unwrap_err();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    faults.clear();
+    until_quiet(&lock).await;
+    assert!(store.is_empty());
 }
 
 /// Whoever asked for a release, and neither goes on nor goes, keeps nobody waiting.

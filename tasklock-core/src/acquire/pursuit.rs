@@ -4,7 +4,7 @@ use std::{convert::Infallible, future::poll_fn, time::Duration};
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use super::{ERROR_PAUSES, LEAST_CALL_BOUND, TRY_ATTEMPTS, Times, accept, in_time, warn};
+use super::{ERROR_PAUSES, LEAST_CALL_BOUND, NOT_YET_GIVEN_BACK, TRY_ATTEMPTS, Times, accept, in_time, warn};
 use crate::{
     Applied, Attempt, BackendError, Busy, Claim, Grant, Guard, Intent, Key, LockError, Mono, Nonce, Observed, Request,
     Wake, WakeBy,
@@ -41,6 +41,8 @@ pub(super) struct Pursuit {
     found_busy: u32,
     /// Whether an attempt of this nonce may reach the store yet.
     unsettled: bool,
+    /// What was granted before, and was of no use, may not have been given back yet.
+    begun_anew: bool,
     call: Option<BoxFuture<'static, StepResult<Attempt>>>,
     /// Whether `call` is being polled: if it still is when this is dropped, it has panicked.
     polling: bool,
@@ -71,6 +73,7 @@ impl Pursuit {
             failing: None,
             found_busy: 0,
             unsettled: false,
+            begun_anew: false,
             call: None,
             polling: false,
             request,
@@ -117,6 +120,11 @@ impl Pursuit {
                     failures += 1;
                     let late = BackendError::transient("what was granted was over before it could be used");
                     self.found_failing(late, sent, failures, options)?;
+                    tokio::time::sleep(next_error_pause(&mut error_pauses)).await;
+                }
+                Ok(Attempt::Busy(_)) if self.begun_anew && self.request.intent == Intent::Try => {
+                    failures += 1;
+                    self.found_failing(BackendError::transient(NOT_YET_GIVEN_BACK), sent, failures, options)?;
                     tokio::time::sleep(next_error_pause(&mut error_pauses)).await;
                 }
                 Ok(Attempt::Busy(busy)) => {
@@ -202,6 +210,7 @@ impl Pursuit {
             }
         }
         self.withdraw();
+        self.begun_anew = true;
         // Nothing of the fresh one is under way.
         (self.request.nonce, self.request.since, self.unsettled) = (Nonce::fresh(), now, false);
         if self.request.intent != Intent::Try {
