@@ -11,7 +11,7 @@ use crate::{
     core_ref::CoreRef,
     current,
     handoff::Reserve,
-    lease::{self, Hold},
+    hold::{self, Hold},
     lock::BoxFuture,
     nursery::Young,
     options::Options,
@@ -113,7 +113,7 @@ fn request(key: Key, intent: Intent, options: &Options, now: Mono) -> Request {
 
 /// The deadline of a grant whose attempt was sent at `sent`; none if it is over already, which counts as busy.
 pub(crate) fn in_time(request: &Request, grant: &Grant, sent: Mono, now: Mono) -> Option<Mono> {
-    let deadline = lease::deadline(request.ttl, sent, grant.validity);
+    let deadline = hold::deadline(request.ttl, sent, grant.validity);
     (deadline > now).then_some(deadline)
 }
 

@@ -12,8 +12,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::{
     FencingToken, Key, Lease, LockError, Mono, Ttl,
     core_ref::CoreRef,
+    hold::Hold,
     keeper,
-    lease::Hold,
     nursery::Young,
     release::Driven,
     runtime::InRuntime,

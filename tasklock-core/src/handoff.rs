@@ -31,7 +31,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     BackendError, Claim, FencingToken, Grant, Key, Mono, Nonce, Released, Span,
-    lease::{self, Hold},
+    hold::{self, Hold},
     lock::{BoxFuture, StepResult},
     options::Options,
     queue::{CLAIM, Next},
@@ -250,7 +250,7 @@ impl Baton {
                 if waiters != Some(0) && !first_round {
                     return After::GiveBack;
                 }
-                tenure.renewed(span, lease::deadline(asked.ttl, sent, validity), sent, now);
+                tenure.renewed(span, hold::deadline(asked.ttl, sent, validity), sent, now);
                 let most = if waiters == Some(0) { usize::MAX } else { MOST.min(span.count.get() as usize) };
                 if let Some(queue) = &shared.queue {
                     queue.allow(&asked.key, asked.nonce, most, now);

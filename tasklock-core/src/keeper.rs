@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     Claim, Event, LockError, LossReason, Mono, Ttl,
-    lease::{Hold, Phase},
+    hold::{Hold, Phase},
     registry::Due,
     renewal::{self, LONGEST_CALL, Renewal},
     shared::Shared,

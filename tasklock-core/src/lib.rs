@@ -43,6 +43,7 @@ mod error;
 mod guard;
 mod guards;
 mod handoff;
+mod hold;
 mod holder;
 mod hosts;
 #[cfg(feature = "axum")]

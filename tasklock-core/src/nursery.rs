@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     Claim, FencingToken, Key, LossReason, MemoryLock, Mode, Mono, Nonce, ReleaseOutcome, Validity,
-    lease::{self, Hold},
+    hold::{self, Hold},
     options::Options,
     shards::lock,
     shared::Shared,
@@ -54,9 +54,9 @@ impl Nursery {
         if let Some(store) = &store {
             store.open_nursery(id, options.owner.clone(), options.ttl);
         }
-        let age = match lease::period(options.renew, options.ttl) {
+        let age = match hold::period(options.renew, options.ttl) {
             Some(period) => period / 10 * 9,
-            None => lease::deadline(options.ttl, Mono::from_nanos(0), Validity::Session).as_nanos(),
+            None => hold::deadline(options.ttl, Mono::from_nanos(0), Validity::Session).as_nanos(),
         };
         Nursery { store, id, options: options.clone(), age, grown: Mutex::default() }
     }
@@ -108,7 +108,7 @@ impl Nursery {
     }
 
     fn deadline(&self, since: Mono) -> Mono {
-        lease::deadline(self.options.ttl, since, Validity::Session)
+        hold::deadline(self.options.ttl, since, Validity::Session)
     }
 
     fn hold(&self, young: &Young, nonce: Nonce, shared: &Shared) -> Arc<Hold> {

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use crate::{
     Mono,
-    lease::Hold,
+    hold::Hold,
     shards::{self, Shards},
 };
 

@@ -12,7 +12,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::{
     Applied, Attempt, BackendError, Claim, Key, Mono, ReleaseOutcome, Released, Together, Ttl,
-    lease::{Hold, Phase},
+    hold::{Hold, Phase},
     lock::{BoxFuture, StepResult},
     retry::RetryPolicy,
     shared::{Shared, Shown},

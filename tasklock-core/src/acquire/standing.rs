@@ -6,7 +6,7 @@ use super::{pursuit::Pursuit, request, warn};
 use crate::{
     Guard, Intent, Key, LockError, Mono, Observed,
     core_ref::CoreRef,
-    lease::Phase,
+    hold::Phase,
     lock::BoxFuture,
     options::Options,
     queue::{Place, Told},

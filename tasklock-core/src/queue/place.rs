@@ -17,7 +17,7 @@ use super::{
     waiter::{LOOK, SILENT, Waiter},
 };
 use crate::{
-    Holder, Key, LockError, Mode, Mono, Renew, core_ref::CoreRef, handoff::Baton, lease::Hold, options::Options,
+    Holder, Key, LockError, Mode, Mono, Renew, core_ref::CoreRef, handoff::Baton, hold::Hold, options::Options,
     shards::lock, shared::Shared, sight::Sight,
 };
 
