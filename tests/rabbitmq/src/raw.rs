@@ -49,6 +49,26 @@ impl Raw {
         (queue.message_count(), queue.consumer_count())
     }
 
+    /// How many of the messages that are ready are tokens. They are left as they were.
+    ///
+    /// # Panics
+    ///
+    /// If they do not come.
+    pub async fn tokens(&self, name: &str) -> usize {
+        let (ready, _) = self.counts(name).await;
+        let channel = self.connection.create_channel().await.expect("a channel");
+        let (queue, options) = (queue(name), BasicConsumeOptions::default());
+        let consumed = channel.basic_consume(queue.as_str().into(), "raw".into(), options, FieldTable::default());
+        let (mut consumer, mut tokens) = (consumed.await.expect("a consumer"), 0);
+        for _ in 0..ready {
+            let message = soon("a message", consumer.next()).await.expect("a delivery").expect("a delivery");
+            let kind = message.properties.headers().as_ref().and_then(|headers| headers.inner().get("tasklock-kind"));
+            tokens += usize::from(kind == Some(&AMQPValue::LongString("token".into())));
+        }
+        channel.close(200, "seen".into()).await.expect("an answer");
+        tokens
+    }
+
     /// Puts a second token into the queue of a lock, with this base.
     pub async fn add_token(&self, name: &str, base: i64) {
         let mut headers = FieldTable::default();
