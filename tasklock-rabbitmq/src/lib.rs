@@ -30,6 +30,7 @@
 //!    cannot see whether anybody holds. So who has waited for long puts a *question* into the queue, if it is empty:
 //!    the active consumer alone gets it. A holder does not (its one message is the token). A waiter that does knows
 //!    that it is the active one, and that there is no token ahead: if none follows it publishes one.
+//!    Two that ask at once may leave a question behind the token, where it is in nobody's way.
 //! 6. *A grant that is not taken up* within three seconds is handed back.
 //! 7. *The session*: one connection. Each half heartbeat it is asked something. Where no answer comes within two
 //!    heartbeats of the last question answered, it is taken for dead, and everything on it for lost: the broker waits no less
