@@ -3,8 +3,8 @@
 use std::{future::pending, pin::pin, time::Duration};
 
 use tasklock::{
-    LockError, Locker, LossReason, MemoryLock, ReleaseMode, ReleaseOutcome, Stats, Ttl,
-    testing::{Fault, Faulty, Op, poll_times, until_quiet},
+    Guard, LockError, Locker, LossReason, MemoryLock, ReleaseMode, ReleaseOutcome, Stats, Ttl,
+    testing::{Fault, Faults, Faulty, Op, poll_times, until_quiet},
 };
 use tasklock_tests::{
     Seen, faulty, faulty_with, is_lost,
@@ -13,7 +13,7 @@ use tasklock_tests::{
 };
 use tokio::{
     runtime::Runtime,
-    task::{JoinSet, yield_now},
+    task::{JoinHandle, JoinSet, yield_now},
     time::timeout,
 };
 
@@ -59,13 +59,14 @@ async fn an_extension_whose_reply_is_lost_is_released_after_an_outage() {
     }
 }
 
-/// The same where it was answered, and another task was to have the lock.
-#[tokio::test(start_paused = true)]
-async fn a_longer_lease_that_was_to_be_handed_on_is_released_after_an_outage() {
-    let (lock, faults, store) = faulty_with(|b| b.ttl(Duration::from_secs(1)));
-    let guard = lined(&lock).await;
-    guard.extend(Duration::from_secs(3600)).await.unwrap();
-    let next = in_line(&lock, lock.key("job").wait(Duration::from_secs(3))).await;
+/// From here on the store is out, for longer than the ttl of the grant; `next` is in line for what `guard` holds.
+async fn given_back_after_an_outage(
+    lock: &Locker,
+    faults: &Faults,
+    store: &MemoryLock,
+    guard: Guard,
+    next: JoinHandle<Result<Guard, LockError>>,
+) {
     for op in [Op::Release, Op::Renew, Op::TryAcquire] {
         faults.always(op, Fault::Refuse);
     }
@@ -73,8 +74,18 @@ async fn a_longer_lease_that_was_to_be_handed_on_is_released_after_an_outage() {
     next.await.unwrap().unwrap_err();
     tokio::time::sleep(Duration::from_secs(20)).await;
     faults.clear();
-    until_quiet(&lock).await;
+    until_quiet(lock).await;
     assert!(store.is_empty());
+}
+
+/// The same where it was answered, and another task was to have the lock.
+#[tokio::test(start_paused = true)]
+async fn a_longer_lease_that_was_to_be_handed_on_is_released_after_an_outage() {
+    let (lock, faults, store) = faulty_with(|b| b.ttl(Duration::from_secs(1)));
+    let guard = lined(&lock).await;
+    guard.extend(Duration::from_secs(3600)).await.unwrap();
+    let next = in_line(&lock, lock.key("job").wait(Duration::from_secs(3))).await;
+    given_back_after_an_outage(&lock, &faults, &store, guard, next).await;
 }
 
 /// A place in line is nothing that ends with a lease.
@@ -365,16 +376,7 @@ async fn an_extension_that_ends_after_the_hold_is_released_for_as_long() {
     faults.next(Op::Renew, Fault::DelayReply(Duration::from_millis(500)));
     let extending = timeout(Duration::from_millis(10), guard.extend(HOURS)).await;
     assert!(extending.is_err(), "it goes on in the background");
-    for op in [Op::TryAcquire, Op::Release] {
-        faults.always(op, Fault::Refuse);
-    }
-    faults.always(Op::Renew, Fault::Refuse);
-    let _ = guard.release().await;
-    next.await.unwrap().unwrap_err();
-    tokio::time::sleep(Duration::from_secs(20)).await;
-    faults.clear();
-    until_quiet(&lock).await;
-    assert!(store.is_empty());
+    given_back_after_an_outage(&lock, &faults, &store, guard, next).await;
 }
 
 /// Whoever asked for a release, and neither goes on nor goes, keeps nobody waiting.
